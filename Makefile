@@ -1,0 +1,107 @@
+# Everything a developer types. `make help` lists it. Nothing outside this
+# folder is written: Python tools live in .venv, Rust's output in target, and
+# the marks of what is up to date in .venv/.made.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+CARGO ?= cargo
+PREEMPTIONS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+MARKS := $(VENV)/.made
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+unexport PYTHONPATH PYTHONHOME
+
+RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs' -o -name Cargo.toml)
+TEST_CRATES := -p pagefrag -p pagefrag-tests
+FEATURES := --features pagefrag/bytes
+
+.PHONY: help
+help: ## list what there is to type
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- set up -----------------------------------------------------------------
+
+$(MARKS)/venv: requirements-dev.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@mkdir -p $(MARKS) && touch $@
+
+$(MARKS)/module: $(MARKS)/venv pyproject.toml $(RUST_SOURCES)
+	$(BIN)/maturin develop --release --quiet
+	@mkdir -p $(MARKS) && touch $@
+
+.PHONY: develop
+develop: $(MARKS)/module ## build the Python module into .venv
+
+# --- the main job -----------------------------------------------------------
+
+.PHONY: demo
+demo: $(MARKS)/module ## receive a million datagrams, check every byte, print the table
+	$(BIN)/python -m pagefrag demo $(ARGS)
+
+# --- tests ------------------------------------------------------------------
+
+.PHONY: test
+test: lint test-rs loom-quick test-py ## all tests and lints
+
+.PHONY: test-rs
+test-rs: $(MARKS)/venv ## Rust: debug, release, documentation
+	$(CARGO) test --locked $(TEST_CRATES) $(FEATURES) --lib --tests
+	$(CARGO) test --locked $(TEST_CRATES) $(FEATURES) --lib --tests --release
+	$(CARGO) test --locked $(TEST_CRATES) $(FEATURES) --doc
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps -p pagefrag $(FEATURES)
+
+.PHONY: test-py
+test-py: $(MARKS)/module ## Python: pytest, types, stubs against the module
+	$(BIN)/pytest
+	$(BIN)/mypy --strict -p pagefrag
+	$(BIN)/mypy
+	$(BIN)/stubtest pagefrag
+
+.PHONY: lint
+lint: $(MARKS)/venv ## layout and lints of both languages
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.PHONY: format
+format: $(MARKS)/venv ## let the tools lay everything out
+	$(CARGO) fmt --all
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# --- proofs and measurements ------------------------------------------------
+
+.PHONY: loom
+loom: ## every concurrency model, in full
+	$(PYTHON) tests/run_models.py
+
+.PHONY: loom-quick
+loom-quick: ## every concurrency model, few preemptions
+	LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) $(PYTHON) tests/run_models.py
+
+.PHONY: bench
+bench: $(MARKS)/module ## every bench of both languages, rivals beside
+	$(CARGO) bench --locked -p pagefrag-benches
+	$(BIN)/python benches/python/bench_fragment.py
+
+# --- packaging --------------------------------------------------------------
+
+.PHONY: wheel
+wheel: $(MARKS)/venv ## build a wheel and a source archive into dist
+	$(BIN)/maturin build --release --sdist --out dist
+
+.PHONY: clean
+clean: ## remove everything that make made
+	rm -rf $(VENV) target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find python -name '_pagefrag*.so' -delete

@@ -1,0 +1,135 @@
+"""The house stands: every arrow points down, there is no knot, every door is the only one."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from house import (
+    House,
+    Tree,
+    busy_lists,
+    climbing,
+    flatten,
+    homeless,
+    knots,
+    read_tree,
+    strangers,
+    unlisted,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+Rule = Callable[[House], list[str]]
+RULES: tuple[Rule, ...] = (climbing, homeless, knots, strangers, busy_lists, unlisted)
+
+SOUND: Tree = {
+    "lib.rs": "//! fn of words\nmod error;\npub mod mem;\nmod sync;\npub use error::Error;\n"
+    "pub use mem::{PagePool, frag::Frag};",
+    "error.rs": "pub enum Error {}",
+    "sync.rs": "pub(crate) use std::sync::atomic::AtomicU64; use std::cell::UnsafeCell;\n"
+    "std::thread_local!(static A: u8 = 0);",
+    "mem/mod.rs": "pub(crate) mod pool; pub mod frag; mod os; pub use pool::PagePool;",
+    "mem/pool.rs": "use crate::sync::AtomicU64;\nuse super::frag::{self, Frag};\n"
+    "use crate::Error;\n"
+    "#[cfg(test)]\nmod tests { use super::*; use crate::mem::cache; fn f() { libc::mmap(); } }",
+    "mem/frag.rs": "// use crate::mem::pool;\nuse crate::Error;\n"
+    'const TEXT: &str = "crate::mem::pool";',
+    "mem/os.rs": "pub(crate) fn map() { libc::mmap(); }",
+}
+
+
+def changed(path: str, text: str) -> dict[str, str]:
+    """Return the sound tree with one file changed."""
+    return {**SOUND, path: text}
+
+
+@pytest.fixture(scope="module")
+def core() -> House:
+    return House(read_tree(ROOT / "rust" / "core" / "src"))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_core_keeps(rule: Rule, core: House) -> None:
+    assert rule(core) == []
+
+
+def test_the_core_was_read(core: House) -> None:
+    arrows = {str(arrow) for arrow in core.arrows()}
+    assert "mem::local -> mem::cache" in arrows
+    assert "mem::cache -> error" in arrows
+    assert any(arrow.source.startswith("net") for arrow in core.arrows())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_sound_tree_keeps(rule: Rule) -> None:
+    assert rule(House(SOUND)) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "text", "complaint"),
+    [
+        (climbing, "mem/os.rs", "use crate::mem::pool::PagePool;", "mem::os -> mem::pool"),
+        (climbing, "mem/os.rs", "use super::{frag::Frag};", "mem::os -> mem::frag"),
+        (climbing, "mem/os.rs", "fn f() { crate::PagePool::new(); }", "mem::os -> mem::pool"),
+        (climbing, "error.rs", "use crate::{mem::{os}, sync};", "error -> mem::os"),
+        (climbing, "mem/frag.rs", "use crate::mem::PagePool;", "mem::frag -> mem::pool: never"),
+        (climbing, "mem/frag.rs", "use crate::mem::Unknown;", "mem::frag -> mem: not a file"),
+        (knots, "error.rs", "use crate::sync::A;", ""),
+        (strangers, "mem/pool.rs", "use libc::c_int;", "mem/pool.rs names libc"),
+        (strangers, "mem/pool.rs", "fn f() { libc::abort() }", "mem/pool.rs names libc"),
+        (strangers, "mem/pool.rs", "use std::sync::{Arc, atomic::AtomicU8};", "names atomics"),
+        (strangers, "mem/pool.rs", "fn f() { core::sync::atomic::fence(x) }", "names atomics"),
+        (strangers, "mem/pool.rs", "use core::cell::{Cell, UnsafeCell};", "names UnsafeCell"),
+        (strangers, "mem/pool.rs", "thread_local!(static A: u8 = 0);", "names thread_local"),
+        (strangers, "mem/pool.rs", "std::thread_local! {}", "names thread_local"),
+        (strangers, "mem/pool.rs", "use loom::thread;", "names loom"),
+        (busy_lists, "lib.rs", f"{SOUND['lib.rs']}\nfn work() {{}}", "lib.rs defines `fn work()`"),
+        (busy_lists, "mem/mod.rs", f"{SOUND['mem/mod.rs']} struct A;", "defines `struct A`"),
+        (homeless, "attic.rs", "", "attic"),
+        (unlisted, "mem/page.rs", "", "mem::page"),
+    ],
+)
+def test_a_fault_is_seen(rule: Rule, path: str, text: str, complaint: str) -> None:
+    tree = changed(path, text)
+    if rule is knots:
+        tree["sync.rs"] = "use crate::error::Error;"
+        complaint = "error -> sync -> error"
+    assert any(complaint in fault for fault in rule(House(tree))), rule(House(tree))
+
+
+def test_mem_never_names_net() -> None:
+    tree = {
+        "lib.rs": "mod mem; mod net;",
+        "mem/mod.rs": "mod os;",
+        "mem/os.rs": "use crate::net::skb::SkBuff;",
+        "net/mod.rs": "pub mod skb;",
+        "net/skb.rs": "use crate::mem::os;",
+    }
+    assert climbing(House(tree)) == ["mem::os -> net::skb: mem never names net"]
+
+
+def test_a_knot_inside_one_floor_is_seen() -> None:
+    tree = changed("mem/frag.rs", "use super::pool::PagePool;")
+    assert knots(House(tree)) == ["mem::frag -> mem::pool -> mem::frag"]
+
+
+def test_use_trees_are_flattened() -> None:
+    found = list(flatten("crate::{a::{self, b as c}, d::*,\n e}"))
+    assert found == ["crate::a", "crate::a::b", "crate::d::*", "crate::e"]
+
+
+@pytest.mark.parametrize(("crate", "kind"), [("tests", "test"), ("benches", "bench")])
+def test_every_rust_file_outside_the_crates_is_a_target(crate: str, kind: str) -> None:
+    manifest = tomllib.loads((ROOT / crate / "Cargo.toml").read_text(encoding="utf-8"))
+    named = {target["path"] for target in manifest.get(kind, [])}
+    there = {f"rust/{file.name}" for file in (ROOT / crate / "rust").glob("*.rs")}
+    assert named == there
+
+
+def test_the_ci_command_is_the_one_of_the_readme() -> None:
+    command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
+    assert command == "exec make test"
+    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
