@@ -1,2 +1,11 @@
-//! What the benches share: one table of sizes with a fixed seed, so that every
-//! arm of a comparison sees the same requests in the same order.
+//! What the benches share: the workloads, the arms of a comparison, and the
+//! plain forms of the rivals.
+//!
+//! Every arm sees the same requests in the same order: they come from one
+//! table with a fixed seed.
+
+pub mod arms;
+pub mod kernel;
+pub mod machine;
+pub mod spsc;
+pub mod workload;

@@ -1,0 +1,108 @@
+//! The requests: which sizes, in which order, and how long each one lives.
+
+/// Sizes of the pair bench (R1), in bytes.
+pub const PAIR_SIZES: [usize; 4] = [64, 256, 1500, 2048];
+
+/// Sizes of the hand-off bench (R4), in bytes: the kernel's own test.
+pub const HANDOFF_SIZES: [usize; 4] = [12, 75, 1500, 2048];
+
+/// Slots of the ring of the hand-off bench.
+pub const HANDOFF_SLOTS: usize = 512;
+
+/// Bytes of a page in every arm that has pages.
+pub const PAGE: usize = 32 * 1024;
+
+/// A mix in which a few allocations live long among many that do not.
+#[derive(Clone, Copy, Debug)]
+pub struct Mix {
+    /// What the table calls it.
+    pub name: &'static str,
+    /// One allocation in so many lives long.
+    pub one_in: usize,
+    /// Its size in bytes.
+    pub long_size: usize,
+    /// How many further allocations it lives for.
+    pub long_life: usize,
+    /// Size of all the others, in bytes.
+    pub short_size: usize,
+    /// How many of the others are in flight.
+    pub in_flight: usize,
+}
+
+/// The two mixes of the pinning bench (R6).
+pub const MIXES: [Mix; 2] = [
+    Mix {
+        name: "1 in 100 is 64 B and lives for 100,000 more; the rest 1500 B, 64 in flight",
+        one_in: 100,
+        long_size: 64,
+        long_life: 100_000,
+        short_size: 1500,
+        in_flight: 64,
+    },
+    Mix {
+        name: "1 in 20 is 2 KiB and lives for 100,000 more; the rest 1500 B, 64 in flight",
+        one_in: 20,
+        long_size: 2048,
+        long_life: 100_000,
+        short_size: 1500,
+        in_flight: 64,
+    },
+];
+
+impl Mix {
+    /// Which of `allocations` allocations live long: each with the same
+    /// chance, the same ones in every arm and every run.
+    #[must_use]
+    pub fn long_lived(&self, allocations: usize) -> Vec<bool> {
+        let mut dice = Dice::new(0x5EED);
+        (0..allocations)
+            .map(|_| dice.below(self.one_in) == 0)
+            .collect()
+    }
+}
+
+/// Numbers with a fixed seed (`SplitMix64`).
+#[derive(Debug)]
+pub struct Dice {
+    state: u64,
+}
+
+impl Dice {
+    /// Starts at `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    /// The next number below `bound`.
+    ///
+    /// # Panics
+    ///
+    /// When `bound` is zero.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        usize::try_from((mixed ^ (mixed >> 31)) % bound as u64).expect("below a usize")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MIXES;
+
+    #[test]
+    fn a_mix_is_the_same_each_time_and_as_dense_as_it_says() {
+        for mix in MIXES {
+            let marks = mix.long_lived(100_000);
+            assert_eq!(marks, mix.long_lived(100_000));
+            let long = marks.iter().filter(|&&long| long).count();
+            let expected = 100_000 / mix.one_in;
+            assert!(
+                long.abs_diff(expected) < expected / 5,
+                "{long} of {expected}"
+            );
+        }
+    }
+}
