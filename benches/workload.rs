@@ -49,14 +49,25 @@ pub const MIXES: [Mix; 2] = [
     },
 ];
 
+/// How the long-lived allocations of a mix are spread among the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// At equal distances: hardly a page is spared.
+    Even,
+    /// Each with the same chance, the same ones in every arm and every run.
+    Chance,
+}
+
 impl Mix {
-    /// Which of `allocations` allocations live long: each with the same
-    /// chance, the same ones in every arm and every run.
+    /// Which of `allocations` allocations live long.
     #[must_use]
-    pub fn long_lived(&self, allocations: usize) -> Vec<bool> {
+    pub fn long_lived(&self, spread: Spread, allocations: usize) -> Vec<bool> {
         let mut dice = Dice::new(0x5EED);
         (0..allocations)
-            .map(|_| dice.below(self.one_in) == 0)
+            .map(|index| match spread {
+                Spread::Even => index % self.one_in == 0,
+                Spread::Chance => dice.below(self.one_in) == 0,
+            })
             .collect()
     }
 }
@@ -90,19 +101,21 @@ impl Dice {
 
 #[cfg(test)]
 mod tests {
-    use super::MIXES;
+    use super::{MIXES, Spread};
 
     #[test]
     fn a_mix_is_the_same_each_time_and_as_dense_as_it_says() {
         for mix in MIXES {
-            let marks = mix.long_lived(100_000);
-            assert_eq!(marks, mix.long_lived(100_000));
-            let long = marks.iter().filter(|&&long| long).count();
             let expected = 100_000 / mix.one_in;
-            assert!(
-                long.abs_diff(expected) < expected / 5,
-                "{long} of {expected}"
-            );
+            for spread in [Spread::Even, Spread::Chance] {
+                let marks = mix.long_lived(spread, 100_000);
+                assert_eq!(marks, mix.long_lived(spread, 100_000));
+                let long = marks.iter().filter(|&&long| long).count();
+                assert!(
+                    long.abs_diff(expected) < expected / 5,
+                    "{long} of {expected}"
+                );
+            }
         }
     }
 }

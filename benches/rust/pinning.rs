@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pagefrag::{PageFragCache, PagePool};
 use pagefrag_benches::kernel::KernelCache;
 use pagefrag_benches::machine;
-use pagefrag_benches::workload::{MIXES, Mix, PAGE};
+use pagefrag_benches::workload::{MIXES, Mix, PAGE, Spread};
 
 /// Allocations of a run.
 const ALLOCATIONS: usize = 3_000_000;
@@ -24,19 +24,26 @@ fn main() {
     println!("{ALLOCATIONS} allocations a run; held / live as mean and most of the second half\n");
     for mix in MIXES {
         println!("{}", mix.name);
-        print_row(
-            "whole-page reuse",
-            &run(&mix, &mut Whole(KernelCache::new())),
-        );
-        print_row("pagefrag", &run(&mix, &mut Holes::new()));
+        for (spread, told) in [(Spread::Even, "evenly"), (Spread::Chance, "by chance")] {
+            let whole = run(&mix, spread, &mut Whole(KernelCache::new()));
+            let holes = run(&mix, spread, &mut Holes::new());
+            print_row(told, "whole-page reuse", &whole);
+            print_row(told, "pagefrag", &holes);
+        }
         println!();
     }
 }
 
-fn print_row(name: &str, outcome: &Outcome) {
+fn print_row(spread: &str, name: &str, outcome: &Outcome) {
+    let Outcome {
+        mean,
+        most,
+        nanoseconds,
+        held_mib,
+    } = outcome;
     println!(
-        "  {name:<18} held / live {:>7.2} mean {:>7.2} most   {:>6.1} ns per operation   {:>6.1} MiB held",
-        outcome.mean, outcome.most, outcome.nanoseconds, outcome.held_mib
+        "  {spread:<9}  {name:<16}  held / live {mean:>7.2} mean {most:>7.2} most  \
+         {nanoseconds:>6.1} ns per operation  {held_mib:>6.1} MiB held"
     );
 }
 
@@ -102,8 +109,8 @@ impl Subject for Holes {
 }
 
 /// Runs `mix` and looks at the memory now and then, off the clock.
-fn run<S: Subject>(mix: &Mix, subject: &mut S) -> Outcome {
-    let marks = mix.long_lived(ALLOCATIONS);
+fn run<S: Subject>(mix: &Mix, spread: Spread, subject: &mut S) -> Outcome {
+    let marks = mix.long_lived(spread, ALLOCATIONS);
     let mut short = VecDeque::with_capacity(mix.in_flight + 1);
     let mut long = VecDeque::new();
     let mut busy = Duration::ZERO;
