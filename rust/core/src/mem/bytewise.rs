@@ -1,0 +1,108 @@
+//! Granule 1: the kernel's `page_frag_alloc_align`, upward, offset by offset.
+//!
+//! The state machine of kernels from 6.13 on: round the offset up, carve if it
+//! fits, else start the page anew if nothing in it is alive, else leave it and
+//! take another. Where the kernel goes wrong we do not follow: a size of 0 and
+//! sizes near 2^32 are refused (`PageFragCache::check`), and a size above one
+//! OS page does not fail for ever once the page's tail is too small.
+
+use std::ptr::NonNull;
+
+use crate::error::Error;
+use crate::geometry::align_up;
+use crate::mem::cache::PageFragCache;
+use crate::mem::frag::FragMut;
+use crate::mem::page::Page;
+use crate::mem::raw::{RawFrag, Tag};
+use crate::mem::shelf::bump;
+
+/// Finds room for `size` bytes at a multiple of `align`: the page, which is
+/// then the current one, and the offset in it.
+pub(crate) fn make_room(
+    cache: &PageFragCache,
+    size: usize,
+    align: usize,
+) -> Result<(Page, usize), Error> {
+    let shelf = cache.shelf();
+    if let Some(page) = shelf.current() {
+        let offset = align_up(usize::try_from(shelf.offset.get()).unwrap_or(0), align);
+        if offset + size <= page.size() {
+            return Ok((page, offset));
+        }
+        bump(&shelf.counters.refills);
+        if page.is_dead_bytes() {
+            bump(&shelf.counters.reuses);
+            return Ok(begin(cache, page));
+        }
+        shelf.current.set(std::ptr::null_mut());
+        shelf.retire(page, 0);
+    } else {
+        bump(&shelf.counters.refills);
+    }
+    if let Some(page) = dead_page(cache, 2) {
+        bump(&shelf.counters.reuses);
+        return Ok(begin(cache, page));
+    }
+    match cache.take_page().or_else(|refusal| dead_page(cache, u64::MAX).ok_or(refusal)) {
+        Ok(page) => Ok(begin(cache, page)),
+        Err(refusal) => {
+            cache.refuse(refusal);
+            Err(refusal)
+        }
+    }
+}
+
+/// A page of the shelf without live fragments: from those that said so, or
+/// among the `glances` oldest.
+fn dead_page(cache: &PageFragCache, glances: u64) -> Option<Page> {
+    let shelf = cache.shelf();
+    let ready = (0..shelf.ready()).map_while(|_| shelf.take_ready());
+    let retired = (0..shelf.retired().min(glances)).map_while(|_| shelf.take_oldest());
+    ready.chain(retired).find(|page| {
+        let dead = page.is_dead_bytes();
+        if !dead {
+            shelf.retire(*page, 0);
+        }
+        dead
+    })
+}
+
+/// Starts a dead page at offset 0.
+fn begin(cache: &PageFragCache, page: Page) -> (Page, usize) {
+    page.restart_bytes();
+    cache.start(page);
+    cache.shelf().offset.set(0);
+    let init = cache.pool().init();
+    if init.on_alloc || init.on_free {
+        // The bytes a fragment held are not told apart here, so the page is
+        // wiped as a whole before any of it is seen again.
+        // SAFETY: nothing in the page is alive.
+        unsafe { page.base().write_bytes(0, page.size()) };
+    }
+    (page, 0)
+}
+
+/// Takes `size` bytes at `offset`, which is where `make_room` said.
+pub(crate) fn carve(cache: &PageFragCache, page: Page, offset: usize, size: usize) -> FragMut {
+    page.carve_bytes(size);
+    cache.shelf().offset.set((offset + size) as u64);
+    // SAFETY: `make_room` has seen that the bytes lie in the page.
+    let start: NonNull<u8> = unsafe { page.base().add(offset) };
+    // SAFETY: beyond all that was carved since the page was started, so these
+    // bytes are handed out once, here.
+    let raw = unsafe { RawFrag::carve(start, size, Tag::bytes(size)) };
+    // SAFETY: nobody else has a handle of them.
+    unsafe { FragMut::from_raw(raw) }
+}
+
+/// Moves the offset back over `bytes` that were carved last and freed since.
+pub(crate) fn untake(cache: &PageFragCache, page: Page, bytes: usize) {
+    let offset = usize::try_from(cache.shelf().offset.get()).unwrap_or(0) - bytes;
+    cache.shelf().offset.set(offset as u64);
+    if cache.pool().init().on_alloc {
+        // SAFETY: an offset in the page.
+        let start = unsafe { page.base().add(offset) };
+        // SAFETY: the bytes were carved last and are nobody's now.
+        unsafe { start.write_bytes(0, bytes) };
+    }
+}

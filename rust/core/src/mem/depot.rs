@@ -1,0 +1,609 @@
+//! The depot: where a pool's regions are written down, free pages are found,
+//! and dead ones arrive.
+//!
+//! A region has a *slot*, which outlives its mapping. The slot has one bit per
+//! page that is free (a set bit **is** membership in the pool, there is no
+//! other list), and two bits per page for orphans, the *ticket*:
+//!
+//! | ticket | the page is                                                 |
+//! |--------|-------------------------------------------------------------|
+//! | `HELD` | not an orphan, or an orphan somebody is dealing with        |
+//! | `OPEN` | an orphan that may be adopted                               |
+//! | `SHUT` | an orphan that nobody wants (byte pages have no holes)      |
+//! | `LAST` | dead; the last free left it to whoever holds the ticket     |
+//!
+//! The last free of an orphan takes an `OPEN` or `SHUT` ticket and with it the
+//! page; if the ticket is `HELD` it leaves `LAST` behind and is done. Whoever
+//! holds a ticket finds that when it publishes the orphan again. One word, one
+//! winner, nobody waits.
+//!
+//! No locks: a slot, a region's bytes under the cap and a page are each won by
+//! one compare-and-swap. A thread that stops in `grow` keeps one slot from
+//! others, and no more.
+//!
+//! A depot lives until its pool's last handle and its last page are gone: each
+//! page that is out counts as a reference to it.
+
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::geometry::{MAX_PAGES, REGION};
+use crate::mem::page::{FreePage, LastFree, Page};
+use crate::mem::region::Region;
+use crate::mem::shelf::Roster;
+use crate::stats::Counter;
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+const FREE_WORDS: usize = MAX_PAGES.div_ceil(64);
+const TICKET_WORDS: usize = MAX_PAGES.div_ceil(32);
+
+const HELD: u64 = 0;
+const OPEN: u64 = 1;
+const LAST: u64 = 2;
+const SHUT: u64 = 3;
+
+/// Slots in a chunk of the directory.
+#[cfg(not(loom))]
+const CHUNK: usize = 64;
+#[cfg(loom)]
+const CHUNK: usize = 2;
+/// Chunks in the directory: 65,536 regions, 128 GiB in one pool.
+#[cfg(not(loom))]
+const CHUNKS: usize = 1024;
+#[cfg(loom)]
+const CHUNKS: usize = 1;
+
+/// A slot's gate when no region is mapped in it.
+const EMPTY: u32 = 1 << 31;
+/// A slot's gate while its region is being mapped or unmapped.
+const BUSY: u32 = 1 << 30;
+
+/// The permanent entry of a region.
+#[derive(Debug)]
+struct Slot {
+    /// `EMPTY`, `BUSY`, or how many are reading the region's header.
+    gate: AtomicU32,
+    /// The region, valid unless the gate is `EMPTY`; written under `BUSY`.
+    region: AtomicPtr<Region>,
+    free: [AtomicU64; FREE_WORDS],
+    tickets: [AtomicU64; TICKET_WORDS],
+    number: usize,
+    depot: *const Depot,
+}
+
+/// 64 slots, and which of them are worth a look.
+#[derive(Debug)]
+struct Chunk {
+    slots: [Slot; CHUNK],
+    /// A bit per slot that may have a free page.
+    with_free: AtomicU64,
+    /// A bit per slot that may have an orphan to adopt.
+    with_orphans: AtomicU64,
+}
+
+/// What a pool is made of. See the module.
+#[derive(Debug)]
+pub(crate) struct Depot {
+    /// This depot as its `Arc` knows it, for the slots.
+    me: *const Depot,
+    page_shift: u32,
+    max_bytes: usize,
+    huge: bool,
+    chunks: [AtomicPtr<Chunk>; CHUNKS],
+    /// Chunks that exist; grows only.
+    grown: AtomicUsize,
+    mapped: AtomicUsize,
+    pub(crate) roster: Roster,
+    pub(crate) regions_mapped: Counter,
+    pub(crate) regions_unmapped: Counter,
+    pub(crate) regions_peak: AtomicUsize,
+    pub(crate) huge_failed: Counter,
+    pub(crate) exhausted: Counter,
+    pub(crate) out_of_memory: Counter,
+}
+
+// SAFETY: `me` and `Slot::depot` point to the depot that contains them and are
+// only read; everything else is atomic. Pages handed out are exclusive by the
+// compare-and-swap that took their bit.
+unsafe impl Send for Depot {}
+// SAFETY: as for Send.
+unsafe impl Sync for Depot {}
+
+impl Depot {
+    pub(crate) fn new(page_shift: u32, max_bytes: Option<usize>, huge: bool) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.as_ptr(),
+            page_shift,
+            max_bytes: max_bytes.unwrap_or(usize::MAX),
+            huge,
+            chunks: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            grown: AtomicUsize::new(0),
+            mapped: AtomicUsize::new(0),
+            roster: Roster::new(),
+            regions_mapped: Counter::new(),
+            regions_unmapped: Counter::new(),
+            regions_peak: AtomicUsize::new(0),
+            huge_failed: Counter::new(),
+            exhausted: Counter::new(),
+            out_of_memory: Counter::new(),
+        })
+    }
+
+    pub(crate) fn page_shift(&self) -> u32 {
+        self.page_shift
+    }
+
+    pub(crate) fn pages_per_region(&self) -> usize {
+        REGION >> self.page_shift
+    }
+
+    pub(crate) fn max_bytes(&self) -> Option<usize> {
+        (self.max_bytes != usize::MAX).then_some(self.max_bytes)
+    }
+
+    pub(crate) fn huge(&self) -> bool {
+        self.huge
+    }
+
+    /// A page for a cache: from the pool if it has one, else from the OS.
+    pub(crate) fn take(&self) -> Result<FreePage, Error> {
+        if let Some(page) = self.take_free() {
+            return Ok(page);
+        }
+        self.grow()
+    }
+
+    /// A page that the pool has, lowest region first, so that the others have
+    /// a chance to become wholly free.
+    fn take_free(&self) -> Option<FreePage> {
+        self.chunks().find_map(|chunk| {
+            chunk.find(&chunk.with_free, Slot::take).map(|page| self.lend(page))
+        })
+    }
+
+    /// Counts a page that goes out, see the module's last paragraph.
+    fn lend(&self, page: Page) -> FreePage {
+        // SAFETY: `me` is the Arc's own pointer, and the caller's borrow comes
+        // from one of its holders, so the count is positive.
+        unsafe { Arc::increment_strong_count(self.me) };
+        // SAFETY: its bit was taken by this thread; see `Slot::take`, `grow`.
+        unsafe { FreePage::assume(page) }
+    }
+
+    /// Maps another region and takes its first page.
+    #[cold]
+    fn grow(&self) -> Result<FreePage, Error> {
+        // Relaxed, all: a sum under a limit; it orders nothing.
+        let reserved = self.mapped.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| {
+            bytes.checked_add(REGION).filter(|&sum| sum <= self.max_bytes)
+        });
+        if reserved.is_err() {
+            return Err(Error::Exhausted);
+        }
+        let page = self.vacant_slot().and_then(|(chunk, slot)| {
+            let page = slot.map_region(self.page_shift);
+            if let Some(page) = page {
+                if self.huge && !slot.advise_huge() {
+                    self.huge_failed.add(1);
+                }
+                slot.fill(self.pages_per_region());
+                // AcqRel: see `Chunk::find`.
+                chunk.with_free.fetch_or(slot.bit(), Ordering::AcqRel);
+                Some(page)
+            } else {
+                // Release, partner `vacant_slot`.
+                slot.gate.store(EMPTY, Ordering::Release);
+                None
+            }
+        });
+        let Some(page) = page else {
+            self.mapped.fetch_sub(REGION, Ordering::Relaxed);
+            self.out_of_memory.add(1);
+            return Err(Error::OutOfMemory);
+        };
+        self.regions_mapped.add(1);
+        // Relaxed: a high-water mark only.
+        let now = self.mapped.load(Ordering::Relaxed) / REGION;
+        self.regions_peak.fetch_max(now, Ordering::Relaxed);
+        Ok(self.lend(page))
+    }
+
+    /// A slot without a region, its gate `BUSY` in the caller's name.
+    fn vacant_slot(&self) -> Option<(&Chunk, &Slot)> {
+        loop {
+            for chunk in self.chunks() {
+                for slot in &chunk.slots {
+                    // Acquire, partner the stores of `EMPTY`.
+                    let won = slot.gate.compare_exchange(
+                        EMPTY,
+                        BUSY,
+                        Ordering::Acquire,
+                        Ordering::Relaxed,
+                    );
+                    if won.is_ok() {
+                        return Some((chunk, slot));
+                    }
+                }
+            }
+            self.add_chunk()?;
+        }
+    }
+
+    /// Another chunk of slots; `None` when the directory is full.
+    fn add_chunk(&self) -> Option<()> {
+        // Acquire: chunks below the number are there.
+        let at = self.grown.load(Ordering::Acquire);
+        let place = self.chunks.get(at)?;
+        let first = at * CHUNK;
+        let new = Box::into_raw(Box::new(Chunk {
+            slots: std::array::from_fn(|i| Slot::new(first + i, self.me)),
+            with_free: AtomicU64::new(0),
+            with_orphans: AtomicU64::new(0),
+        }));
+        // Release, partner `chunks`: the chunk's fields.
+        let placed = place.compare_exchange(
+            ptr::null_mut(),
+            new,
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        if placed.is_err() {
+            // SAFETY: made above, seen by nobody.
+            drop(unsafe { Box::from_raw(new) });
+        }
+        // Whoever placed it, it is there now. Release: for `chunks`.
+        let _ = self.grown.compare_exchange(at, at + 1, Ordering::Release, Ordering::Relaxed);
+        Some(())
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        // Acquire, partner `add_chunk`.
+        let grown = self.grown.load(Ordering::Acquire);
+        self.chunks[..grown].iter().filter_map(|chunk| {
+            // SAFETY: chunks are freed only with the depot.
+            unsafe { chunk.load(Ordering::Acquire).as_ref() }
+        })
+    }
+
+    fn chunk_of(&self, slot: &Slot) -> Option<&Chunk> {
+        // SAFETY: chunks are freed only with the depot.
+        unsafe { self.chunks[slot.number / CHUNK].load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Unmaps every region whose pages are all free. Returns how many.
+    pub(crate) fn trim(&self) -> usize {
+        self.chunks()
+            .flat_map(|chunk| &chunk.slots)
+            .filter(|slot| slot.unmap(self.pages_per_region()))
+            .inspect(|_| {
+                self.regions_unmapped.add(1);
+                // Relaxed: a sum under a limit.
+                self.mapped.fetch_sub(REGION, Ordering::Relaxed);
+            })
+            .count()
+    }
+
+    /// Lets `each` see every mapped region: its header, its first byte, which
+    /// pages are free, which are orphans. No region is unmapped meanwhile.
+    pub(crate) fn inspect(&self, mut each: impl FnMut(&RegionView<'_>)) {
+        for slot in self.chunks().flat_map(|chunk| &chunk.slots) {
+            slot.read(|region| {
+                each(&RegionView { slot, region, pages: self.pages_per_region() });
+            });
+        }
+    }
+
+    /// An orphan to adopt: its ticket is the caller's.
+    pub(crate) fn claim_orphan(&self) -> Option<Page> {
+        self.chunks().find_map(|chunk| chunk.find(&chunk.with_orphans, Slot::claim_orphan))
+    }
+}
+
+/// A mapped region as statistics see it.
+#[derive(Debug)]
+pub(crate) struct RegionView<'a> {
+    slot: &'a Slot,
+    region: Region,
+    pages: usize,
+}
+
+impl RegionView<'_> {
+    pub(crate) fn base(&self) -> usize {
+        self.region.base().addr().get()
+    }
+
+    /// Each page, whether it is free, and whether it is an orphan with a
+    /// published ticket.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = (Page, bool, bool)> {
+        (0..self.pages).map(|index| {
+            // SAFETY: the region has this page, and `inspect` keeps it mapped
+            // while this view lives.
+            let page = unsafe { Page::nth(self.region.header(), index) };
+            // Relaxed: a snapshot.
+            let free = self.slot.free[index / 64].load(Ordering::Relaxed) >> (index % 64) & 1 == 1;
+            let ticket = self.slot.tickets[index / 32].load(Ordering::Relaxed) >> shift(index) & 3;
+            (page, free, ticket == OPEN || ticket == SHUT)
+        })
+    }
+}
+
+/// Puts a page into its pool. The depot may be gone afterwards.
+pub(crate) fn give(free: FreePage) {
+    let page = free.into_page();
+    // SAFETY: the slot lives as long as the depot, which the page, being out,
+    // keeps alive until the count below goes down.
+    let slot = unsafe { &*page.slot().cast::<Slot>() };
+    let depot = slot.depot;
+    slot.put(page.index());
+    // SAFETY: the depot is in an Arc, and the page's count is ours to give up.
+    unsafe { Arc::decrement_strong_count(depot) };
+}
+
+/// The last free of an orphan: the page, if nobody holds the ticket.
+pub(crate) fn deliver(last: LastFree) {
+    let page = last.page();
+    // SAFETY: as in `give`: a dead orphan is still out.
+    let slot = unsafe { &*page.slot().cast::<Slot>() };
+    // Unless the ticket was free, page and slot are the holder's business.
+    if slot.swap_ticket(page.index(), |now| if now == HELD { LAST } else { HELD }) != HELD {
+        give(last.bury());
+    }
+}
+
+/// Publishes an orphan whose ticket is the caller's. The caller keeps the
+/// depot alive; the page may be gone afterwards.
+pub(crate) fn publish(page: Page) {
+    // SAFETY: the caller keeps the depot alive.
+    let slot = unsafe { &*page.slot().cast::<Slot>() };
+    let state = if page.is_bytes() { SHUT } else { OPEN };
+    let found = slot.swap_ticket(page.index(), |now| if now == LAST { HELD } else { state });
+    if found == LAST {
+        give(page.into_last().bury());
+    } else if state == OPEN {
+        // SAFETY: the slot is of a depot that the caller keeps alive.
+        let depot = unsafe { &*slot.depot };
+        if let Some(chunk) = depot.chunk_of(slot) {
+            // AcqRel: see `Chunk::find`.
+            chunk.with_orphans.fetch_or(slot.bit(), Ordering::AcqRel);
+        }
+    }
+}
+
+impl Chunk {
+    /// Asks the slots that `summary` marks, in order, until one answers.
+    ///
+    /// A slot that has nothing is unmarked, and asked once more afterwards:
+    /// who puts something in does so first and marks the slot second, both on
+    /// the words used here, so either its mark comes after ours is taken off
+    /// or we see what it put in. `AcqRel` carries that.
+    fn find<T>(&self, summary: &AtomicU64, ask: impl Fn(&Slot) -> Option<T>) -> Option<T> {
+        // Relaxed: a mark missed now is found next time.
+        let mut marked = summary.load(Ordering::Relaxed);
+        while marked != 0 {
+            let slot = &self.slots[marked.trailing_zeros() as usize];
+            marked &= marked - 1;
+            if let Some(found) = ask(slot) {
+                return Some(found);
+            }
+            summary.fetch_and(!slot.bit(), Ordering::AcqRel);
+            if let Some(found) = ask(slot) {
+                summary.fetch_or(slot.bit(), Ordering::AcqRel);
+                return Some(found);
+            }
+        }
+        None
+    }
+}
+
+/// Where page `index` has its ticket in a ticket word.
+fn shift(index: usize) -> usize {
+    index % 32 * 2
+}
+
+impl Slot {
+    fn new(number: usize, depot: *const Depot) -> Self {
+        Self {
+            gate: AtomicU32::new(EMPTY),
+            region: AtomicPtr::new(ptr::null_mut()),
+            free: std::array::from_fn(|_| AtomicU64::new(0)),
+            tickets: std::array::from_fn(|_| AtomicU64::new(0)),
+            number,
+            depot,
+        }
+    }
+
+    /// The slot's bit in its chunk's summaries.
+    fn bit(&self) -> u64 {
+        1 << (self.number % CHUNK)
+    }
+
+    fn region(&self) -> Option<Region> {
+        // Acquire, partner `map_region`.
+        // SAFETY: set and cleared under BUSY with every page in hand; callers
+        // hold a page of the region, the gate, or BUSY itself.
+        unsafe { self.region.load(Ordering::Acquire).as_ref() }.copied()
+    }
+
+    /// Takes a free page.
+    fn take(&self) -> Option<Page> {
+        for (at, word) in self.free.iter().enumerate() {
+            // Relaxed: the exchange decides.
+            let mut bits = word.load(Ordering::Relaxed);
+            while bits != 0 {
+                let bit = bits & bits.wrapping_neg();
+                // Acquire, partner `put` and `fill`: the page as it was given.
+                let before = word.fetch_and(!bit, Ordering::Acquire);
+                if before & bit != 0 {
+                    let index = at * 64 + bit.trailing_zeros() as usize;
+                    // SAFETY: the page's bit was set, so its region is mapped,
+                    // and it is ours now, so it stays.
+                    return self.region().map(|r| unsafe { Page::nth(r.header(), index) });
+                }
+                bits = word.load(Ordering::Relaxed);
+            }
+        }
+        None
+    }
+
+    /// Puts a page back.
+    fn put(&self, index: usize) {
+        // Release, partner `take` and `unmap`: all that was done to the page.
+        self.free[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+        // SAFETY: the caller's count keeps the depot alive.
+        let depot = unsafe { &*self.depot };
+        if let Some(chunk) = depot.chunk_of(self) {
+            // AcqRel: see `Chunk::find`.
+            chunk.with_free.fetch_or(self.bit(), Ordering::AcqRel);
+        }
+    }
+
+    /// Maps a region in a slot whose gate is `BUSY` in the caller's name, and
+    /// returns its first page.
+    fn map_region(&self, page_shift: u32) -> Option<Page> {
+        let region = Region::map(page_shift, ptr::from_ref(self).cast())?;
+        // Release, partner `region`.
+        self.region.store(Box::into_raw(Box::new(region)), Ordering::Release);
+        // SAFETY: just mapped, and all its pages are the caller's.
+        Some(unsafe { Page::nth(region.header(), 0) })
+    }
+
+    fn advise_huge(&self) -> bool {
+        self.region().is_some_and(Region::advise_huge)
+    }
+
+    /// Opens a newly mapped region: all pages free but the first.
+    fn fill(&self, pages: usize) {
+        // Release, partner `read`.
+        self.gate.store(0, Ordering::Release);
+        for at in 0..pages.div_ceil(64) {
+            let mask = all_pages(pages, at) & !u64::from(at == 0);
+            // Release, partner `take`: the region.
+            self.free[at].fetch_or(mask, Ordering::Release);
+        }
+    }
+
+    /// Unmaps the region if all its pages are free and nobody is looking.
+    fn unmap(&self, pages: usize) -> bool {
+        // Acquire, partner `read`. Fails when empty, busy or being read.
+        if self.gate.compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        let words = pages.div_ceil(64);
+        let mut won = 0;
+        while won < words {
+            let all = all_pages(pages, won);
+            // Acquire, partner `put`: all that was done to the pages.
+            let word = &self.free[won];
+            if word.compare_exchange(all, 0, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                break;
+            }
+            won += 1;
+        }
+        // SAFETY: with every page of it in hand, nothing in it is used.
+        let unmapped =
+            won == words && self.region().is_some_and(|region| unsafe { region.unmap() });
+        if unmapped {
+            let region = self.region.swap(ptr::null_mut(), Ordering::Relaxed);
+            // SAFETY: made in `map_region`; BUSY and all pages are ours.
+            drop(unsafe { Box::from_raw(region) });
+            // Release, partner `vacant_slot`.
+            self.gate.store(EMPTY, Ordering::Release);
+            return true;
+        }
+        for (at, word) in self.free.iter().enumerate().take(won) {
+            // Release, partner `take`.
+            word.fetch_or(all_pages(pages, at), Ordering::Release);
+        }
+        if won != 0 {
+            // SAFETY: the caller has the depot.
+            let depot = unsafe { &*self.depot };
+            if let Some(chunk) = depot.chunk_of(self) {
+                chunk.with_free.fetch_or(self.bit(), Ordering::AcqRel);
+            }
+        }
+        // Release, partner `read`.
+        self.gate.store(0, Ordering::Release);
+        false
+    }
+
+    /// Runs `look` with the region, if there is one, and keeps it mapped.
+    fn read(&self, look: impl FnOnce(Region)) {
+        // Acquire, partner `fill`. Refused while empty or busy.
+        let entered = self.gate.fetch_update(Ordering::Acquire, Ordering::Relaxed, |gate| {
+            (gate & (EMPTY | BUSY) == 0).then_some(gate + 1)
+        });
+        if entered.is_ok() {
+            if let Some(region) = self.region() {
+                look(region);
+            }
+            // Release, partner `unmap`: we are done looking.
+            self.gate.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Takes the ticket of an orphan that may be adopted.
+    fn claim_orphan(&self) -> Option<Page> {
+        for (at, word) in self.tickets.iter().enumerate() {
+            // Relaxed: the exchange decides.
+            let bits = word.load(Ordering::Relaxed);
+            let mut open = bits & 0x5555_5555_5555_5555 & !(bits >> 1);
+            while open != 0 {
+                let index = at * 32 + open.trailing_zeros() as usize / 2;
+                open &= open - 1;
+                if self.swap_ticket(index, |now| if now == OPEN { HELD } else { now }) == OPEN {
+                    // SAFETY: an orphan's region is mapped, and it stays: with
+                    // the ticket ours nobody can give the page back.
+                    return self.region().map(|r| unsafe { Page::nth(r.header(), index) });
+                }
+            }
+        }
+        None
+    }
+
+    /// Replaces a page's ticket by what `next` makes of it; returns what it was.
+    fn swap_ticket(&self, index: usize, next: impl Fn(u64) -> u64) -> u64 {
+        let word = &self.tickets[index / 32];
+        let at = shift(index);
+        // Relaxed: the exchange decides.
+        let mut bits = word.load(Ordering::Relaxed);
+        loop {
+            let now = bits >> at & 3;
+            let new = bits & !(3 << at) | next(now) << at;
+            // Release: what this thread did to the page before it let go of
+            // the ticket. Acquire: what the ticket's last holder did.
+            match word.compare_exchange_weak(bits, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return now,
+                Err(other) => bits = other,
+            }
+        }
+    }
+}
+
+/// The free word `at` of a region of `pages` pages, all of them free.
+fn all_pages(pages: usize, at: usize) -> u64 {
+    u64::MAX >> (64 - (pages - at * 64).min(64))
+}
+
+impl Drop for Depot {
+    fn drop(&mut self) {
+        for place in &self.chunks {
+            let Some(chunk) = NonNull::new(place.load(Ordering::Acquire)) else {
+                continue;
+            };
+            // SAFETY: made in `add_chunk`, and this is the depot's end.
+            let chunk = unsafe { Box::from_raw(chunk.as_ptr()) };
+            for slot in &chunk.slots {
+                let region = slot.region.load(Ordering::Acquire);
+                if !region.is_null() {
+                    // SAFETY: made in `map_region`.
+                    let region = unsafe { Box::from_raw(region) };
+                    // SAFETY: a page that is out would keep the depot alive,
+                    // so nothing in the region is used. If the OS refuses,
+                    // the addresses stay, and there is nobody to tell.
+                    let _ = unsafe { region.unmap() };
+                }
+            }
+        }
+    }
+}

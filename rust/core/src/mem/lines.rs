@@ -1,0 +1,126 @@
+//! Bit arithmetic over the lines of a page: masks and runs, no memory of its own.
+
+use crate::geometry::{FULL, WORD_LINES};
+
+/// The part of lines `[first, first + count)` that lies in the word of `first`:
+/// that word's number and the mask in it.
+#[inline]
+pub(crate) fn head_mask(first: usize, count: usize) -> (usize, u64) {
+    debug_assert!(count > 0);
+    let bit = first % WORD_LINES;
+    let here = count.min(WORD_LINES - bit);
+    // `here` is 1..=WORD_LINES, so the shift is below 64.
+    (first / WORD_LINES, (FULL >> (WORD_LINES - here)) << bit)
+}
+
+/// Calls `each(word, mask)` for every word that `[first, first + count)` touches.
+#[inline]
+pub(crate) fn for_each_word(mut first: usize, mut count: usize, mut each: impl FnMut(usize, u64)) {
+    while count > 0 {
+        let (word, mask) = head_mask(first, count);
+        each(word, mask);
+        let here = mask.count_ones() as usize;
+        first += here;
+        count -= here;
+    }
+}
+
+/// The first run of set lines at or after `from`, as `(first, count)`.
+/// `word(i)` gives map word `i` of `words`.
+pub(crate) fn next_run(
+    word: impl Fn(usize) -> u64,
+    words: usize,
+    from: usize,
+) -> Option<(usize, usize)> {
+    let end = words * WORD_LINES;
+    let first = next_line(&word, words, from, 0)?;
+    // No clear line behind it: the run goes to the end.
+    let stop = next_line(&word, words, first, FULL).unwrap_or(end);
+    Some((first, stop - first))
+}
+
+/// The first line at or after `from` whose bit, with `flip` applied, is set.
+fn next_line(word: impl Fn(usize) -> u64, words: usize, from: usize, flip: u64) -> Option<usize> {
+    let mut index = from / WORD_LINES;
+    if index >= words {
+        return None;
+    }
+    let mut bits = (word(index) ^ flip) & (FULL << (from % WORD_LINES)) & FULL;
+    while bits == 0 {
+        index += 1;
+        if index == words {
+            return None;
+        }
+        bits = (word(index) ^ flip) & FULL;
+    }
+    Some(index * WORD_LINES + bits.trailing_zeros() as usize)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn bits(words: &[u64]) -> Vec<bool> {
+        (0..words.len() * 64)
+            .map(|i| words[i / 64] >> (i % 64) & 1 == 1)
+            .collect()
+    }
+
+    /// A small generator, so that this floor needs no other crate.
+    fn noise(seed: &mut u64) -> u64 {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        *seed
+    }
+
+    #[test]
+    fn masks_cover_exactly_the_lines_asked_for() {
+        for first in 0..200 {
+            for count in 1..200 {
+                let mut map = [0_u64; 8];
+                for_each_word(first, count, |word, mask| {
+                    assert_eq!(map[word] & mask, 0);
+                    map[word] |= mask;
+                });
+                let expected: Vec<bool> =
+                    (0..512).map(|i| i >= first && i < first + count).collect();
+                assert_eq!(bits(&map), expected);
+                let (word, mask) = head_mask(first, count);
+                assert_eq!(mask, map[word], "the head is the first word's part");
+            }
+        }
+    }
+
+    #[test]
+    fn runs_are_those_that_a_slow_walk_finds() {
+        let mut seed = 0x9E37_79B9_7F4A_7C15;
+        for round in 0..2000 {
+            let mut map = [0_u64; 4];
+            for word in &mut map {
+                // Every third map is dense, every third sparse.
+                *word = match round % 3 {
+                    0 => noise(&mut seed),
+                    1 => noise(&mut seed) & noise(&mut seed) & noise(&mut seed),
+                    _ => noise(&mut seed) | noise(&mut seed) | noise(&mut seed),
+                };
+            }
+            let slow = bits(&map);
+            let from = usize::try_from(noise(&mut seed) % 257).unwrap();
+            let first = (from..256).find(|&i| slow[i]);
+            let expected = first.map(|first| {
+                let stop = (first..256).find(|&i| !slow[i]).unwrap_or(256);
+                (first, stop - first)
+            });
+            assert_eq!(next_run(|i| map[i], 4, from), expected);
+        }
+    }
+
+    #[test]
+    fn full_and_empty_maps_are_one_run_and_none() {
+        assert_eq!(next_run(|_| u64::MAX, 8, 0), Some((0, 512)));
+        assert_eq!(next_run(|_| u64::MAX, 8, 511), Some((511, 1)));
+        assert_eq!(next_run(|_| 0, 8, 0), None);
+        assert_eq!(next_run(|_| u64::MAX, 8, 512), None);
+    }
+}

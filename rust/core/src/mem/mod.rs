@@ -1,0 +1,28 @@
+//! The allocator, floor by floor: local, cache, then pool and frag side by
+//! side, depot, shelf and region, page, header, lines and os.
+
+mod batch;
+#[cfg(feature = "bytes")]
+mod buf;
+mod bytewise;
+mod cache;
+mod depot;
+mod frag;
+mod header;
+mod lines;
+mod local;
+mod os;
+mod page;
+mod pool;
+mod raw;
+mod region;
+mod reserve;
+mod shelf;
+
+pub use batch::drop_many;
+pub use cache::{Granule, PageFragCache};
+pub use frag::{Frag, FragMut};
+pub use local::{LocalCache, thread_exit};
+pub use pool::{HugePages, PagePool, PoolBuilder, os_page_size};
+pub use raw::RawFrag;
+pub use reserve::Reservation;

@@ -1,0 +1,194 @@
+//! The door to the operating system's memory: the only file of `mem` that
+//! says libc.
+//!
+//! A mapping is anonymous, private and lazily filled: it costs addresses until
+//! it is touched. Under loom the same door opens on the heap, so that a region
+//! that is never unmapped shows as a leak.
+
+use std::ptr::NonNull;
+
+/// A mapping: `len` bytes from `start`, of which `base` is aligned as asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mapping {
+    /// First byte of the mapping.
+    pub(crate) start: NonNull<u8>,
+    /// Bytes mapped.
+    pub(crate) len: usize,
+    /// The aligned address within.
+    pub(crate) base: NonNull<u8>,
+}
+
+#[cfg(not(loom))]
+mod door {
+    use super::{Mapping, NonNull};
+    use std::io::{BufRead, BufReader};
+
+    /// Maps `below` bytes, an address aligned to `align`, and `above` bytes
+    /// from it. `None` when the OS refuses. All bytes are zero.
+    pub(crate) fn map(below: usize, above: usize, align: usize) -> Option<Mapping> {
+        let len = below + above + align;
+        // SAFETY: a new anonymous mapping at an address of the OS's choice
+        // touches no memory that exists.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return None;
+        }
+        let start = NonNull::new(start.cast::<u8>())?;
+        let head = (start.addr().get() + below).next_multiple_of(align)
+            - below
+            - start.addr().get();
+        // SAFETY: `head` is at most `align`, within the mapping.
+        let first = unsafe { start.add(head) };
+        // SAFETY: `below` bytes further is still within it.
+        let base = unsafe { first.add(below) };
+        let tail = len - head - below - above;
+        // The ends are given back. Should the OS refuse (it may be out of map
+        // entries), they stay: addresses, never memory.
+        if head != 0 {
+            unmap_range(start, head);
+        }
+        if tail != 0 {
+            // SAFETY: the tail begins where the region ends, in the mapping.
+            unmap_range(unsafe { base.add(above) }, tail);
+        }
+        Some(Mapping { start: first, len: below + above, base })
+    }
+
+    fn unmap_range(start: NonNull<u8>, len: usize) -> bool {
+        // SAFETY: the range is ours (the callers') and no longer used.
+        unsafe { libc::munmap(start.as_ptr().cast(), len) == 0 }
+    }
+
+    /// Gives a mapping back.
+    ///
+    /// # Safety
+    /// Nothing in it is used any more.
+    pub(crate) unsafe fn unmap(mapping: Mapping) -> bool {
+        unmap_range(mapping.start, mapping.len)
+    }
+
+    /// Asks for huge pages. False when the kernel cannot.
+    pub(crate) fn advise_huge(base: NonNull<u8>, len: usize) -> bool {
+        // SAFETY: advice changes no contents; the range is mapped.
+        unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_HUGEPAGE) == 0 }
+    }
+
+    /// Bytes of an OS page.
+    pub(crate) fn os_page_size() -> usize {
+        // SAFETY: a query without arguments that point anywhere.
+        usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+    }
+
+    /// Bytes of `ranges` that are backed by huge pages now, from
+    /// `/proc/self/smaps`; 0 where there is no such file.
+    pub(crate) fn huge_bytes(ranges: &[(usize, usize)]) -> u64 {
+        let Ok(file) = std::fs::File::open("/proc/self/smaps") else {
+            return 0;
+        };
+        let mut overlap = 0;
+        let mut total = 0;
+        for line in BufReader::new(file).lines().map_while(Result::ok) {
+            if let Some(kib) = line.strip_prefix("AnonHugePages:") {
+                let kib = kib.trim().trim_end_matches("kB").trim().parse().unwrap_or(0_u64);
+                total += (kib * 1024).min(overlap);
+            } else if let Some((start, end)) = parse_range(&line) {
+                overlap = ranges
+                    .iter()
+                    .map(|&(base, len)| end.min(base + len).saturating_sub(start.max(base)) as u64)
+                    .sum();
+            }
+        }
+        total
+    }
+
+    /// `7f00-7f80 rw-p ...` as a range of addresses.
+    fn parse_range(line: &str) -> Option<(usize, usize)> {
+        let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+        let address = |text| usize::from_str_radix(text, 16).ok();
+        Some((address(start)?, address(end)?))
+    }
+}
+
+#[cfg(loom)]
+mod door {
+    use super::{Mapping, NonNull};
+    use std::alloc::{Layout, alloc_zeroed, dealloc};
+
+    fn layout(len: usize, align: usize) -> Layout {
+        Layout::from_size_align(len, align).expect("a small power of two")
+    }
+
+    pub(crate) fn map(below: usize, above: usize, align: usize) -> Option<Mapping> {
+        let below_aligned = below.next_multiple_of(align);
+        let len = below_aligned + above;
+        // SAFETY: the size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout(len, align)) })?;
+        // SAFETY: within the allocation.
+        let base = unsafe { start.add(below_aligned) };
+        Some(Mapping { start, len, base })
+    }
+
+    /// # Safety
+    /// Nothing in it is used any more.
+    pub(crate) unsafe fn unmap(mapping: Mapping) -> bool {
+        let layout = layout(mapping.len, crate::geometry::REGION);
+        // SAFETY: allocated above with this layout.
+        unsafe { dealloc(mapping.start.as_ptr(), layout) };
+        true
+    }
+
+    pub(crate) fn advise_huge(_: NonNull<u8>, _: usize) -> bool {
+        true
+    }
+
+    pub(crate) fn huge_bytes(_: &[(usize, usize)]) -> u64 {
+        0
+    }
+
+    pub(crate) fn os_page_size() -> usize {
+        4096
+    }
+}
+
+pub(crate) use door::{advise_huge, huge_bytes, map, os_page_size, unmap};
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_is_aligned_zero_and_writable_to_its_last_byte() {
+        let align = 2 << 20;
+        let mapping = map(1 << 16, align, align).expect("2 MiB of addresses");
+        assert_eq!(mapping.base.addr().get() % align, 0);
+        assert_eq!(mapping.base.addr().get() - mapping.start.addr().get(), 1 << 16);
+        // SAFETY: the last byte of the mapping, which is ours.
+        let last = unsafe { mapping.start.add(mapping.len - 1) };
+        // SAFETY: mapped readable.
+        assert_eq!(unsafe { last.read() }, 0);
+        // SAFETY: mapped writable.
+        unsafe { last.write(7) };
+        assert!(huge_bytes(&[(mapping.base.addr().get(), align)]) <= align as u64);
+        // SAFETY: not used any more.
+        assert!(unsafe { unmap(mapping) });
+    }
+
+    #[test]
+    fn more_than_the_address_space_is_refused_not_fatal() {
+        assert!(map(1 << 16, 1 << 50, 2 << 20).is_none());
+    }
+
+    #[test]
+    fn os_pages_are_a_power_of_two() {
+        assert!(os_page_size().is_power_of_two());
+    }
+}

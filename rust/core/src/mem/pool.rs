@@ -1,0 +1,269 @@
+//! The pool as users hold it: what pages are like, how many there may be, and
+//! what has become of them.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::error::Error;
+use crate::geometry::{DEFAULT_PAGE, REGION, is_page_size};
+use crate::mem::depot::Depot;
+use crate::mem::os;
+use crate::mem::page::{NOBODY, ORPHAN, Role};
+use crate::stats::{AuditError, PoolStats};
+
+/// Whether regions ask the OS for huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// Ask, and go on without when there are none; `huge_failed` counts.
+    #[default]
+    Auto,
+    /// Do not ask.
+    Never,
+}
+
+/// Where pages come from: 2 MiB regions cut into pages of one size.
+///
+/// A handle: clones are the same pool. The pool lives until its last handle,
+/// its last cache and its last fragment are gone, in whatever order.
+///
+/// # Examples
+/// ```
+/// use pagefrag::{PageFragCache, PagePool};
+///
+/// let pool = PagePool::builder().max_bytes(64 << 20).build()?;
+/// let frag = PageFragCache::new(&pool).alloc(1500)?;
+/// assert_eq!(pool.stats().live_bytes, 1536, "whole lines");
+/// drop(frag);
+/// assert_eq!(pool.trim(), 1);
+/// assert_eq!(pool.stats().regions_mapped, 0);
+/// # Ok::<(), pagefrag::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PagePool {
+    depot: Arc<Depot>,
+    init: Init,
+}
+
+/// What is zeroed when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Init {
+    pub(crate) on_alloc: bool,
+    pub(crate) on_free: bool,
+}
+
+/// Says what a pool shall be like; see [`PagePool::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder builds nothing until `build`"]
+pub struct PoolBuilder {
+    page_size: usize,
+    max_bytes: Option<usize>,
+    huge_pages: HugePages,
+    init: Init,
+}
+
+impl PoolBuilder {
+    /// Bytes of a page: a power of two from 4 KiB to 1 MiB (32 KiB).
+    pub fn page_size(mut self, bytes: usize) -> Self {
+        self.page_size = bytes;
+        self
+    }
+
+    /// The most bytes of regions that may be mapped at once (no limit). Whole
+    /// regions count; the headers that describe them, at most a tenth, mostly
+    /// never touched, do not.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// Whether to ask for huge pages (`Auto`).
+    pub fn huge_pages(mut self, huge: HugePages) -> Self {
+        self.huge_pages = huge;
+        self
+    }
+
+    /// Zeroes bytes before they are handed out (off).
+    pub fn init_on_alloc(mut self, on: bool) -> Self {
+        self.init.on_alloc = on;
+        self
+    }
+
+    /// Zeroes bytes when the last holder gives them back (off).
+    pub fn init_on_free(mut self, on: bool) -> Self {
+        self.init.on_free = on;
+        self
+    }
+
+    /// The pool. Maps nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::BadPageSize`], [`Error::BadMaxBytes`].
+    pub fn build(self) -> Result<PagePool, Error> {
+        if !is_page_size(self.page_size) {
+            return Err(Error::BadPageSize);
+        }
+        if self.max_bytes.is_some_and(|max| max < REGION) {
+            return Err(Error::BadMaxBytes);
+        }
+        let shift = self.page_size.trailing_zeros();
+        let huge = self.huge_pages == HugePages::Auto;
+        Ok(PagePool { depot: Depot::new(shift, self.max_bytes, huge), init: self.init })
+    }
+}
+
+impl PagePool {
+    /// A pool of pages of `page_size` bytes without a limit.
+    ///
+    /// # Errors
+    /// [`Error::BadPageSize`].
+    pub fn new(page_size: usize) -> Result<PagePool, Error> {
+        Self::builder().page_size(page_size).build()
+    }
+
+    /// Starts saying what a pool shall be like.
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder {
+            page_size: DEFAULT_PAGE,
+            max_bytes: None,
+            huge_pages: HugePages::default(),
+            init: Init::default(),
+        }
+    }
+
+    /// The process's pool: 32 KiB pages, no limit.
+    pub fn global() -> &'static PagePool {
+        static GLOBAL: OnceLock<PagePool> = OnceLock::new();
+        GLOBAL.get_or_init(|| PagePool {
+            depot: Depot::new(DEFAULT_PAGE.trailing_zeros(), None, true),
+            init: Init::default(),
+        })
+    }
+
+    pub(crate) fn depot(&self) -> &Arc<Depot> {
+        &self.depot
+    }
+
+    pub(crate) fn init(&self) -> Init {
+        self.init
+    }
+
+    /// Bytes of a page.
+    pub fn page_size(&self) -> usize {
+        1 << self.depot.page_shift()
+    }
+
+    /// The most bytes of regions that may be mapped at once.
+    pub fn max_bytes(&self) -> Option<usize> {
+        self.depot.max_bytes()
+    }
+
+    /// Whether regions ask for huge pages.
+    pub fn huge_pages(&self) -> HugePages {
+        if self.depot.huge() { HugePages::Auto } else { HugePages::Never }
+    }
+
+    /// Are bytes zeroed before they are handed out?
+    pub fn init_on_alloc(&self) -> bool {
+        self.init.on_alloc
+    }
+
+    /// Are bytes zeroed when they come back?
+    pub fn init_on_free(&self) -> bool {
+        self.init.on_free
+    }
+
+    /// Is this the same pool?
+    pub fn same_as(&self, other: &PagePool) -> bool {
+        Arc::ptr_eq(&self.depot, &other.depot)
+    }
+
+    /// The pool at this moment: exact when no other thread is using it. Reads
+    /// every page's map: some 20 ns a page, and `/proc/self/smaps`.
+    pub fn stats(&self) -> PoolStats {
+        self.survey(|_| ())
+    }
+
+    /// The pool at this moment, and whether its books balance: pages obtained
+    /// = current + retired + orphaned + free + returned, and every page is
+    /// what its own head and the depot both say. For a quiet pool.
+    ///
+    /// # Errors
+    /// What does not balance, a sentence each.
+    pub fn audit(&self) -> Result<PoolStats, AuditError> {
+        let mut findings = Vec::new();
+        let stats = self.survey(|finding| findings.push(finding));
+        let accounted = stats.pages_current
+            + stats.pages_retired
+            + stats.pages_orphaned
+            + stats.pages_free
+            + stats.pages_returned;
+        if stats.pages_obtained != accounted {
+            findings.push(format!(
+                "{} pages were obtained and {accounted} are accounted for",
+                stats.pages_obtained
+            ));
+        }
+        if stats.live_bytes > stats.held_bytes {
+            findings.push(format!(
+                "{} bytes are alive in {} held",
+                stats.live_bytes, stats.held_bytes
+            ));
+        }
+        AuditError::check(findings).map(|()| stats)
+    }
+
+    fn survey(&self, mut report: impl FnMut(String)) -> PoolStats {
+        let depot = &*self.depot;
+        let per_region = depot.pages_per_region() as u64;
+        let mut stats = PoolStats {
+            page_size: self.page_size() as u64,
+            pages_obtained: depot.regions_mapped.get() * per_region,
+            pages_returned: depot.regions_unmapped.get() * per_region,
+            // Relaxed: a high-water mark only.
+            regions_peak: depot.regions_peak.load(crate::sync::Ordering::Relaxed) as u64,
+            huge_failed: depot.huge_failed.get(),
+            exhausted: depot.exhausted.get(),
+            out_of_memory: depot.out_of_memory.get(),
+            ..PoolStats::default()
+        };
+        let mut alive = 0;
+        let mut ranges = Vec::new();
+        depot.inspect(|region| {
+            stats.regions_mapped += 1;
+            ranges.push((region.base(), REGION));
+            for (page, free, ticket) in region.pages() {
+                let owner = page.owner();
+                if free {
+                    stats.pages_free += 1;
+                    if owner != NOBODY || page.role() != Role::Free {
+                        report(format!("page {:#x} is in the pool and owned", page.base().addr()));
+                    }
+                    continue;
+                }
+                alive += page.alive_bytes();
+                if owner == ORPHAN {
+                    stats.pages_orphaned += 1;
+                    if !ticket {
+                        report(format!("orphan {:#x} has no ticket", page.base().addr()));
+                    }
+                } else if page.role() == Role::Current {
+                    stats.pages_current += 1;
+                } else if owner != NOBODY {
+                    stats.pages_retired += 1;
+                } else {
+                    report(format!("page {:#x} is nobody's and not free", page.base().addr()));
+                }
+            }
+        });
+        stats.pages_in_use = stats.pages_current + stats.pages_retired + stats.pages_orphaned;
+        stats.held_bytes = stats.pages_in_use * stats.page_size;
+        stats.live_bytes = alive.saturating_sub(depot.roster.uncarved()) as u64;
+        stats.pinned_bytes = stats.held_bytes.saturating_sub(stats.live_bytes);
+        stats.huge_bytes = os::huge_bytes(&ranges);
+        stats
+    }
+}
+
+/// Bytes of an OS page, as the OS tells at run time: 4, 16 or 64 KiB.
+pub fn os_page_size() -> usize {
+    os::os_page_size()
+}

@@ -1,0 +1,130 @@
+//! Reserve, then commit: room that is shown before it is taken.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use crate::error::Error;
+use crate::mem::cache::PageFragCache;
+use crate::mem::frag::FragMut;
+
+/// All the room a cache has at its cursor, shown and not taken; from
+/// [`PageFragCache::prepare`].
+///
+/// It borrows the cache, so nothing else can be allocated from it meanwhile:
+/// ```compile_fail,E0499
+/// # let pool = pagefrag::PagePool::new(32 * 1024).unwrap();
+/// let mut cache = pagefrag::PageFragCache::new(&pool);
+/// let room = cache.prepare(100).unwrap();
+/// let other = cache.alloc(100).unwrap();
+/// room.commit(100).unwrap();
+/// ```
+#[must_use = "nothing is taken until `commit`"]
+pub struct Reservation<'c> {
+    cache: &'c mut PageFragCache,
+    start: NonNull<u8>,
+    room: usize,
+    /// Bytes written through `BufMut`.
+    #[cfg(feature = "bytes")]
+    filled: usize,
+}
+
+impl<'c> Reservation<'c> {
+    pub(crate) fn new(cache: &'c mut PageFragCache, start: NonNull<u8>, room: usize) -> Self {
+        Self {
+            cache,
+            start,
+            room,
+            #[cfg(feature = "bytes")]
+            filled: 0,
+        }
+    }
+
+    /// The first byte of the room.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// Makes the first `used` bytes a fragment. The rest was never taken.
+    ///
+    /// # Errors
+    /// [`Error::ZeroSize`], [`Error::CommitAboveRoom`]; nothing is taken then.
+    pub fn commit(mut self, used: usize) -> Result<FragMut, Error> {
+        if used == 0 {
+            return Err(Error::ZeroSize);
+        }
+        if used > self.room {
+            return Err(Error::CommitAboveRoom);
+        }
+        let frag = self.cache.commit(used);
+        // What is behind the fragment stays room; `drop` clears only that.
+        let taken = frag.capacity().min(self.room);
+        // SAFETY: within the room.
+        self.start = unsafe { self.start.add(taken) };
+        self.room -= taken;
+        Ok(frag)
+    }
+
+    /// Makes what was written through [`bytes::BufMut`] a fragment.
+    ///
+    /// # Errors
+    /// [`Error::ZeroSize`] if nothing was written.
+    #[cfg(feature = "bytes")]
+    pub fn commit_filled(self) -> Result<FragMut, Error> {
+        let filled = self.filled;
+        self.commit(filled)
+    }
+}
+
+impl Deref for Reservation<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: free bytes of the page being carved, which the cache keeps
+        // mapped, and which only this borrow of the cache can reach.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.room) }
+    }
+}
+
+impl DerefMut for Reservation<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.room) }
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if self.cache.pool().init_on_alloc() {
+            // The user may have written here, and it stays room.
+            self.fill(0);
+        }
+    }
+}
+
+impl fmt::Debug for Reservation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("room", &self.room)
+            .finish_non_exhaustive()
+    }
+}
+
+// SAFETY: `chunk_mut` is the part of the room behind `filled`, all of it
+// writable; `advance_mut` moves `filled` within the room.
+#[cfg(feature = "bytes")]
+unsafe impl bytes::BufMut for Reservation<'_> {
+    fn remaining_mut(&self) -> usize {
+        self.room - self.filled
+    }
+
+    unsafe fn advance_mut(&mut self, count: usize) {
+        assert!(count <= self.remaining_mut(), "advance by {count} beyond the room");
+        self.filled += count;
+    }
+
+    fn chunk_mut(&mut self) -> &mut bytes::buf::UninitSlice {
+        let filled = self.filled;
+        bytes::buf::UninitSlice::new(&mut self[filled..])
+    }
+}

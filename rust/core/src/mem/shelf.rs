@@ -1,0 +1,323 @@
+//! The shelf: where one cache keeps its place in a page, and the pages that it
+//! owns and does not carve now.
+//!
+//! Retired pages stand in two lists that run through their heads. `retired`
+//! holds those not worth a look, oldest first; `ready` those of which so much
+//! has come home that their holes are. A page moves over when the countdown in
+//! its head runs out, which is all that a free on the owner's thread does
+//! beside setting its lines: no search, no sweep.
+//!
+//! Shelves are never freed while their pool lives, only used again, so that
+//! statistics may read any of them at any time.
+
+use std::ptr::{self, NonNull};
+
+use crate::geometry::LINE_SHIFT;
+use crate::mem::header::PageHead;
+use crate::mem::page::{FreePage, NEVER, Page, Role};
+use crate::sync::{AtomicBool, AtomicPtr, Ordering, OwnerPtr, OwnerU64};
+
+/// Dead pages that a shelf keeps for its next refill before it gives more
+/// back: 256 KiB at the default page size, a burst of 170 full frames.
+const KEEP: u64 = 8;
+
+/// A cache's place and pages. All fields but `taken` and `next` belong to the
+/// thread of the cache that took the shelf.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Shelf {
+    /// The next byte to carve. Null when nothing is being carved.
+    pub(crate) cursor: OwnerPtr<u8>,
+    /// The end of the hole being carved.
+    pub(crate) limit: OwnerPtr<u8>,
+    /// The page being carved.
+    pub(crate) current: OwnerPtr<PageHead>,
+    /// Byte pages only: the next offset to carve in `current`.
+    pub(crate) offset: OwnerU64,
+    retired: List,
+    ready: List,
+    pub(crate) counters: Counters,
+    taken: AtomicBool,
+    next: AtomicPtr<Shelf>,
+}
+
+/// What a cache counts, page events only.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    pub(crate) refills: OwnerU64,
+    pub(crate) reuses: OwnerU64,
+    pub(crate) pages_taken: OwnerU64,
+    pub(crate) adopted: OwnerU64,
+    pub(crate) pages_given: OwnerU64,
+    pub(crate) orphaned: OwnerU64,
+    pub(crate) alloc_fail: OwnerU64,
+}
+
+/// Adds to a counter of one's own.
+pub(crate) fn bump(counter: &OwnerU64) {
+    counter.set(counter.get() + 1);
+}
+
+impl Shelf {
+    fn new() -> Self {
+        let zero = || OwnerU64::new(0);
+        Self {
+            cursor: OwnerPtr::null(),
+            limit: OwnerPtr::null(),
+            current: OwnerPtr::null(),
+            offset: zero(),
+            retired: List::new(),
+            ready: List::new(),
+            counters: Counters {
+                refills: zero(),
+                reuses: zero(),
+                pages_taken: zero(),
+                adopted: zero(),
+                pages_given: zero(),
+                orphaned: zero(),
+                alloc_fail: zero(),
+            },
+            taken: AtomicBool::new(true),
+            next: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// The page being carved.
+    pub(crate) fn current(&self) -> Option<Page> {
+        // SAFETY: the shelf's owner owns the page, so its region is mapped.
+        NonNull::new(self.current.get()).map(|head| unsafe { Page::of_head(head) })
+    }
+
+    /// Puts a page of the calling thread away after a sweep found `free` units
+    /// of it free.
+    pub(crate) fn retire(&self, page: Page, free: usize) {
+        page.set_role(Role::Retired);
+        page.head().until.set(patience(page, free));
+        self.retired.push(page);
+    }
+
+    /// Takes the page that has waited longest in the ready list.
+    pub(crate) fn take_ready(&self) -> Option<Page> {
+        self.ready.pop()
+    }
+
+    /// Takes the page that was retired longest ago.
+    pub(crate) fn take_oldest(&self) -> Option<Page> {
+        self.retired.pop()
+    }
+
+    /// Pages in the ready list.
+    pub(crate) fn ready(&self) -> u64 {
+        self.ready.len.get()
+    }
+
+    /// Pages in the retired list.
+    pub(crate) fn retired(&self) -> u64 {
+        self.retired.len.get()
+    }
+
+    /// The pages in both lists.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = Page> {
+        self.retired.iter().chain(self.ready.iter())
+    }
+
+    /// Bytes taken out of the map of the current page and not yet carved.
+    /// From any thread: exact at quiescence.
+    pub(crate) fn uncarved(&self) -> usize {
+        let cursor = self.cursor.peek().addr();
+        self.limit.peek().addr().saturating_sub(cursor)
+    }
+
+    /// Gives the shelf, which is empty, back to its roster.
+    pub(crate) fn vacate(&self) {
+        debug_assert!(self.current.get().is_null() && self.ready() + self.retired() == 0);
+        // Release, partner `Roster::take`: the fields as this owner left them.
+        self.taken.store(false, Ordering::Release);
+    }
+}
+
+/// Units that may come home on the owner's thread before a retired page of
+/// which `free` are free is worth a look: until half of it is, and if it
+/// already is (in holes too small for what was asked), an eighth more.
+fn patience(page: Page, free: usize) -> i32 {
+    let all = if page.is_bytes() { page.size() } else { page.lines() };
+    let half = (all / 2).saturating_sub(free);
+    i32::try_from(half.max(all / 8).max(1)).unwrap_or(NEVER)
+}
+
+/// The countdown of one of the calling thread's pages has run out: has it
+/// looked after. Returns a dead page that the shelf does not want to keep.
+#[cold]
+pub(crate) fn wake(page: Page) -> Option<FreePage> {
+    // SAFETY: the page is the calling thread's, so is its cache, whose shelf
+    // this is; shelves live as long as the pool, and the page keeps that.
+    let shelf = unsafe { &*page.head().shelf.get().cast::<Shelf>() };
+    page.head().until.set(NEVER);
+    match page.role() {
+        Role::Retired => {
+            shelf.retired.remove(page);
+            page.set_role(Role::Ready);
+            shelf.ready.push(page);
+            if !page.is_bytes() {
+                // Once more when the rest has come home.
+                let rest = page.lines() - page.free_lines();
+                page.head().until.set(i32::try_from(rest.max(1)).unwrap_or(NEVER));
+            }
+            None
+        }
+        Role::Ready if shelf.ready() > KEEP => {
+            page.sweep_is_dead().then(|| {
+                shelf.ready.remove(page);
+                bump(&shelf.counters.pages_given);
+                page.close()
+            })
+        }
+        _ => None,
+    }
+}
+
+/// A list that runs through page heads. Only the shelf's owner touches it.
+#[derive(Debug)]
+struct List {
+    first: OwnerPtr<PageHead>,
+    last: OwnerPtr<PageHead>,
+    len: OwnerU64,
+}
+
+impl List {
+    fn new() -> Self {
+        Self { first: OwnerPtr::null(), last: OwnerPtr::null(), len: OwnerU64::new(0) }
+    }
+
+    /// Appends a page that is in no list.
+    fn push(&self, page: Page) {
+        let head = page.head_ptr();
+        page.head().prev.set(self.last.get());
+        page.head().next.set(ptr::null_mut());
+        match NonNull::new(self.last.get()) {
+            // SAFETY: pages in the list are owned, so their heads are mapped.
+            Some(last) => unsafe { last.as_ref() }.next.set(head),
+            None => self.first.set(head),
+        }
+        self.last.set(head);
+        self.len.set(self.len.get() + 1);
+    }
+
+    /// Takes a page out of the list that it is in.
+    fn remove(&self, page: Page) {
+        let (prev, next) = (page.head().prev.get(), page.head().next.get());
+        match NonNull::new(prev) {
+            // SAFETY: as in `push`.
+            Some(prev) => unsafe { prev.as_ref() }.next.set(next),
+            None => self.first.set(next),
+        }
+        match NonNull::new(next) {
+            // SAFETY: as in `push`.
+            Some(next) => unsafe { next.as_ref() }.prev.set(prev),
+            None => self.last.set(prev),
+        }
+        self.len.set(self.len.get() - 1);
+    }
+
+    /// The pages in order.
+    fn iter(&self) -> impl Iterator<Item = Page> {
+        let mut next = self.first.get();
+        std::iter::from_fn(move || {
+            // SAFETY: pages in the list are owned, so their regions are mapped.
+            let page = unsafe { Page::of_head(NonNull::new(next)?) };
+            next = page.head().next.get();
+            Some(page)
+        })
+    }
+
+    /// Takes the first page.
+    fn pop(&self) -> Option<Page> {
+        // SAFETY: pages in the list are owned, so their regions are mapped.
+        let page = unsafe { Page::of_head(NonNull::new(self.first.get())?) };
+        self.remove(page);
+        Some(page)
+    }
+}
+
+/// All shelves of a pool, in use or not.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    first: AtomicPtr<Shelf>,
+}
+
+impl Roster {
+    pub(crate) fn new() -> Self {
+        Self { first: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// A shelf for a new cache: one that was vacated, or a new one.
+    pub(crate) fn take(&self) -> NonNull<Shelf> {
+        for shelf in self.iter() {
+            // Acquire, partner `vacate`. Relaxed otherwise: not ours, go on.
+            let taken = shelf.taken.compare_exchange(
+                false,
+                true,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            );
+            if taken.is_ok() {
+                return NonNull::from(shelf);
+            }
+        }
+        let new = NonNull::from(Box::leak(Box::new(Shelf::new())));
+        let mut first = self.first.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: leaked above, freed only with the roster.
+            unsafe { new.as_ref() }.next.store(first, Ordering::Relaxed);
+            // Release, partner `iter`: the shelf's fields and its link.
+            match self.first.compare_exchange_weak(
+                first,
+                new.as_ptr(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return new,
+                Err(now) => first = now,
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Shelf> {
+        // Acquire, partner `take`.
+        let mut next = self.first.load(Ordering::Acquire);
+        std::iter::from_fn(move || {
+            // SAFETY: shelves are freed only with the roster.
+            let shelf = unsafe { next.as_ref() }?;
+            // Relaxed: written before the shelf was published.
+            next = shelf.next.load(Ordering::Relaxed);
+            Some(shelf)
+        })
+    }
+
+    /// Bytes that caches have set aside to carve. Exact at quiescence.
+    pub(crate) fn uncarved(&self) -> usize {
+        self.iter().map(Shelf::uncarved).sum()
+    }
+}
+
+impl Drop for Roster {
+    fn drop(&mut self) {
+        let mut next = self.first.load(Ordering::Acquire);
+        while let Some(shelf) = NonNull::new(next) {
+            // SAFETY: made by `Box::leak` in `take`; the roster is dropped
+            // once, when nobody has the pool any more.
+            let shelf = unsafe { Box::from_raw(shelf.as_ptr()) };
+            next = shelf.next.load(Ordering::Relaxed);
+        }
+    }
+}
+
+/// Lines a shelf has set aside in `page`, if it is the one being carved there.
+pub(crate) fn uncarved_in(page: Page) -> usize {
+    if page.role() != Role::Current || page.is_bytes() {
+        return 0;
+    }
+    let shelf = page.head().shelf.peek().cast::<Shelf>();
+    // SAFETY: a shelf once set in a page's head lives as long as the pool.
+    unsafe { shelf.as_ref() }.map_or(0, |shelf| shelf.uncarved() >> LINE_SHIFT)
+}

@@ -1,0 +1,203 @@
+//! The one door to atomics, thread-locals and the identity of a thread.
+//!
+//! Everything above runs unchanged under the loom model checker: this file
+//! decides whether a word comes from `std` or from `loom`, and nobody else
+//! names either.
+//!
+//! [`OwnerCell`] is the word of the *plain-writer rule* (told in
+//! [`page`](crate::mem)): at any time one thread may write it, and that thread
+//! needs no locked instruction to do so. In a normal build it is a relaxed
+//! atomic, which on every machine we know costs a plain load or store, so that
+//! statistics may read it from elsewhere. Under loom each owner access also
+//! touches an `UnsafeCell`, and a second writer fails the model.
+
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
+
+#[cfg(loom)]
+pub(crate) use loom::thread_local;
+#[cfg(not(loom))]
+pub(crate) use std::thread_local;
+
+macro_rules! owner_cell {
+    ($(#[$doc:meta])* $name:ident, $atomic:ty, $value:ty) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(crate) struct $name {
+            value: $atomic,
+            #[cfg(loom)]
+            writer: loom::cell::UnsafeCell<()>,
+        }
+
+        // Not every width needs every verb.
+        #[allow(dead_code)]
+        impl $name {
+            pub(crate) fn new(value: $value) -> Self {
+                Self {
+                    value: <$atomic>::new(value),
+                    #[cfg(loom)]
+                    writer: loom::cell::UnsafeCell::new(()),
+                }
+            }
+
+            /// Reads as the owner.
+            #[inline]
+            pub(crate) fn get(&self) -> $value {
+                #[cfg(loom)]
+                self.writer.with_mut(|_| ());
+                // Relaxed: only the owner writes, and it sees its own stores.
+                self.value.load(Ordering::Relaxed)
+            }
+
+            /// Writes as the owner.
+            #[inline]
+            pub(crate) fn set(&self, value: $value) {
+                #[cfg(loom)]
+                self.writer.with_mut(|_| ());
+                // Relaxed: whoever owns next gets it from the release that
+                // handed ownership over, not from this store.
+                self.value.store(value, Ordering::Relaxed);
+            }
+
+            /// Reads from anywhere: exact at quiescence, otherwise a guess.
+            #[inline]
+            pub(crate) fn peek(&self) -> $value {
+                self.value.load(Ordering::Relaxed)
+            }
+        }
+    };
+}
+
+owner_cell!(
+    /// A 64-bit word that one thread at a time may write.
+    OwnerU64, AtomicU64, u64
+);
+owner_cell!(
+    /// A signed 64-bit word that one thread at a time may write.
+    OwnerI64, AtomicI64, i64
+);
+owner_cell!(
+    /// A 32-bit word that one thread at a time may write.
+    OwnerU32, AtomicU32, u32
+);
+
+owner_cell!(
+    /// A signed 32-bit word that one thread at a time may write.
+    OwnerI32, AtomicI32, i32
+);
+
+/// An address that one thread at a time may write.
+#[derive(Debug)]
+pub(crate) struct OwnerPtr<T> {
+    value: AtomicPtr<T>,
+    #[cfg(loom)]
+    writer: loom::cell::UnsafeCell<()>,
+}
+
+impl<T> OwnerPtr<T> {
+    pub(crate) fn null() -> Self {
+        Self {
+            value: AtomicPtr::new(std::ptr::null_mut()),
+            #[cfg(loom)]
+            writer: loom::cell::UnsafeCell::new(()),
+        }
+    }
+
+    /// Reads as the owner.
+    #[inline]
+    pub(crate) fn get(&self) -> *mut T {
+        #[cfg(loom)]
+        self.writer.with_mut(|_| ());
+        // Relaxed: as for the other owner cells.
+        self.value.load(Ordering::Relaxed)
+    }
+
+    /// Writes as the owner.
+    #[inline]
+    pub(crate) fn set(&self, value: *mut T) {
+        #[cfg(loom)]
+        self.writer.with_mut(|_| ());
+        // Relaxed: as for the other owner cells.
+        self.value.store(value, Ordering::Relaxed);
+    }
+
+    /// Reads from anywhere: exact at quiescence, otherwise a guess.
+    #[inline]
+    pub(crate) fn peek(&self) -> *mut T {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that no other living thread has: the address the thread pointer
+/// holds, one instruction. It may come again after the thread has ended, so
+/// whoever is named by it gives everything up before the thread ends.
+#[cfg(all(not(loom), target_arch = "x86_64", target_os = "linux"))]
+#[inline]
+pub(crate) fn thread_token() -> usize {
+    let token: usize;
+    // SAFETY: the x86-64 ELF TLS ABI keeps the thread pointer itself at fs:0;
+    // the instruction reads eight bytes there and touches nothing else.
+    unsafe {
+        std::arch::asm!("mov {}, fs:0", out(reg) token,
+            options(nostack, preserves_flags, readonly, pure));
+    }
+    token
+}
+
+/// See the x86-64 form.
+#[cfg(all(not(loom), target_arch = "aarch64", target_os = "linux"))]
+#[inline]
+pub(crate) fn thread_token() -> usize {
+    let token: usize;
+    // SAFETY: tpidr_el0 is the thread pointer, readable from user space.
+    unsafe {
+        std::arch::asm!("mrs {}, tpidr_el0", out(reg) token,
+            options(nostack, preserves_flags, nomem, pure));
+    }
+    token
+}
+
+/// See the x86-64 form. Elsewhere: the address of a thread-local byte.
+#[cfg(all(
+    not(loom),
+    not(all(
+        any(target_arch = "x86_64", target_arch = "aarch64"),
+        target_os = "linux"
+    ))
+))]
+#[inline]
+pub(crate) fn thread_token() -> usize {
+    thread_local!(static HERE: u64 = const { 0 });
+    HERE.with(|here| std::ptr::from_ref(here).addr())
+}
+
+/// Under loom all threads share one real thread, so they are numbered.
+#[cfg(loom)]
+pub(crate) fn thread_token() -> usize {
+    loom::thread_local!(static TOKEN: usize = {
+        static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(16);
+        NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    });
+    TOKEN.with(|token| *token)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::thread_token;
+
+    #[test]
+    fn a_token_is_steady_on_a_thread_and_differs_between_living_threads() {
+        let mine = thread_token();
+        assert_eq!(mine, thread_token());
+        assert!(mine > 1, "0 and 1 mean nobody and orphan");
+        let other = std::thread::spawn(thread_token).join().unwrap();
+        assert_ne!(mine, other);
+    }
+}
