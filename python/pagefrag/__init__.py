@@ -1,0 +1,78 @@
+"""Packet buffers as page fragments: carved from large pages, counted one by one.
+
+>>> cache = PageFragCache()
+>>> with cache.alloc(1500) as frag:
+...     frag[:4] = b"ping"
+...     frag[:4].tobytes()
+b'ping'
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ._pagefrag import (
+    Batch,
+    ContextError,
+    Fragment,
+    NapiCache,
+    NapiPoll,
+    NetdevCache,
+    PageFragCache,
+    PagefragError,
+    PagePool,
+    PoolExhausted,
+    Reservation,
+    RxRing,
+    SkBuff,
+    __version__,
+    build_features,
+    build_skb,
+    default_pool,
+    netdev_alloc_frag,
+    netdev_alloc_skb,
+)
+
+if TYPE_CHECKING:
+    from ._stats import CacheStats, PoolStats, QueueStats
+
+__all__ = [
+    "Batch",
+    "CacheStats",
+    "ContextError",
+    "Fragment",
+    "NapiCache",
+    "NapiPoll",
+    "NetdevCache",
+    "PageFragCache",
+    "PagePool",
+    "PagefragError",
+    "PoolExhausted",
+    "PoolStats",
+    "QueueStats",
+    "Reservation",
+    "RxRing",
+    "SkBuff",
+    "__version__",
+    "build_features",
+    "build_skb",
+    "default_pool",
+    "netdev_alloc_frag",
+    "netdev_alloc_skb",
+]
+
+_STATS = frozenset({"CacheStats", "PoolStats", "QueueStats"})
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Fetch the statistics classes when first asked for: `dataclasses` is slow to import."""
+    if name in _STATS:
+        from . import _stats  # noqa: PLC0415
+
+        found = getattr(_stats, name)
+        globals()[name] = found
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name what the module has, the statistics classes included."""
+    return sorted({*globals(), *_STATS})

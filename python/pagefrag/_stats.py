@@ -1,0 +1,165 @@
+"""Counters as frozen dataclasses: snapshots to read, compare and hand to ``asdict``.
+
+The compiled module makes them. They live here, and are imported when first asked for, because
+importing ``dataclasses`` takes longer than loading the compiled module.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["CacheStats", "PoolStats", "QueueStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """The calling thread's share of a cache at one moment.
+
+    >>> PageFragCache().stats().pages
+    0
+    """
+
+    # Pages the cache owns.
+    pages: int
+
+    # Bytes of those pages.
+    held_bytes: int
+
+    # Bytes of live fragments in those pages, in whole lines.
+    live_bytes: int
+
+    # ``held_bytes - live_bytes``.
+    pinned_bytes: int
+
+    # Times the cache ran out of room in its hole.
+    refills: int
+
+    # Refills that carved on in a page the cache already had.
+    reuses: int
+
+    # Pages taken from the pool.
+    pages_taken: int
+
+    # Orphans adopted.
+    adopted: int
+
+    # Pages given back to the pool.
+    pages_given: int
+
+    # Pages let go with live fragments in them.
+    orphaned: int
+
+    # Allocations refused for lack of memory.
+    alloc_fail: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """A pool at one moment: exact when no other thread is using it.
+
+    ``pages_obtained`` is the sum of ``pages_current``, ``pages_retired``, ``pages_orphaned``,
+    ``pages_free`` and ``pages_returned``, which ``PagePool.audit`` checks.
+
+    >>> PagePool().stats().held_bytes
+    0
+    """
+
+    # Bytes of a page.
+    page_size: int
+
+    # Bytes of pages in use: owned by a cache, or orphaned.
+    held_bytes: int
+
+    # Bytes of live fragments, in whole lines (in bytes at granule 1).
+    live_bytes: int
+
+    # ``held_bytes - live_bytes``.
+    pinned_bytes: int
+
+    # Pages ever mapped.
+    pages_obtained: int
+
+    # Pages in use: ``pages_current + pages_retired + pages_orphaned``.
+    pages_in_use: int
+
+    # Pages that caches are carving.
+    pages_current: int
+
+    # Pages that caches own and do not carve now.
+    pages_retired: int
+
+    # Pages without an owner whose fragments live on.
+    pages_orphaned: int
+
+    # Pages mapped and not in use.
+    pages_free: int
+
+    # Pages ever unmapped.
+    pages_returned: int
+
+    # Regions of 2 MiB mapped now.
+    regions_mapped: int
+
+    # Most regions that were mapped at once.
+    regions_peak: int
+
+    # Bytes backed by huge pages now, as the OS tells.
+    huge_bytes: int
+
+    # Regions for which the OS took no advice to use huge pages.
+    huge_failed: int
+
+    # Times an allocation was refused because of ``max_bytes``.
+    exhausted: int
+
+    # Times an allocation was refused because the OS gave no memory.
+    out_of_memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """What a queue has received, in the words of the kernel's queue statistics.
+
+    >>> NapiCache().stats().rx_alloc_fail
+    0
+    """
+
+    # Wire packets received and passed on; segments of a super-buffer count one each.
+    rx_packets: int
+
+    # Payload bytes of ``rx_packets`` as stored.
+    rx_bytes: int
+
+    # Times an skb or buffer allocation failed on the receive path. On a ring: packets that were
+    # read and thrown away because the pool was at its limit.
+    rx_alloc_fail: int
+
+    # Packets that reached the queue and never left it, for whatever reason;
+    # ``rx_hw_drop_overruns`` is part of it.
+    rx_hw_drops: int
+
+    # Packets dropped for a transient lack of room: on a ring, what the kernel dropped because the
+    # socket's receive buffer was full (``SO_RXQ_OVFL``).
+    rx_hw_drop_overruns: int
+
+    # Super-buffers that the kernel coalesced from several packets (``UDP_GRO``).
+    rx_hw_gro_packets: int
+
+    # Bytes of ``rx_hw_gro_packets``.
+    rx_hw_gro_bytes: int
+
+    # Wire packets that went into ``rx_hw_gro_packets``.
+    rx_hw_gro_wire_packets: int
+
+    # Bytes of ``rx_hw_gro_wire_packets``, payload only: the same bytes.
+    rx_hw_gro_wire_bytes: int
+
+    # Packets of ``rx_packets`` that were longer than their buffer.
+    truncated: int
+
+    # Receive calls that handed out at least one packet.
+    batches: int
+
+    # The most packets one receive call handed out.
+    largest_batch: int
+
+    # Times the ring was waited for.
+    waits: int

@@ -1,0 +1,133 @@
+//! `PageFragCache`: carves fragments out of pages. One object for any number of threads: each
+//! thread that uses it carves pages of its own.
+//!
+//! `alloc`, `try_alloc` and `alloc_many` are in `fastcall.rs`: they are what is called for every
+//! packet.
+
+use pagefrag::{Granule, LocalCache};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::error::from_core;
+use crate::pool::{PagePool, or_default};
+use crate::reservation::Reservation;
+use crate::{args, stats, thread_end};
+
+/// Carves fragments out of the pages of a pool, the default one if none is given.
+///
+/// With `granule=64` sizes are rounded up to lines of 64 bytes and space between living fragments
+/// is found again; with `granule=1` fragments are packed to the byte, and pages are used again as
+/// a whole. Any thread may use a cache: each carves pages of its own, so threads do not disturb
+/// one another. Fragments outlive their cache.
+///
+/// >>> cache = PageFragCache()
+/// >>> frag = cache.alloc(1500)
+/// >>> frag.nbytes, frag.capacity
+/// (1500, 1536)
+#[pyclass(frozen, weakref, module = "pagefrag")]
+pub(crate) struct PageFragCache {
+    pub(crate) core: LocalCache,
+    pool: Py<PagePool>,
+}
+
+impl PageFragCache {
+    pub(crate) fn of(
+        py: Python<'_>,
+        pool: Option<Py<PagePool>>,
+        granule: Granule,
+    ) -> PyResult<Self> {
+        let pool = or_default(py, pool)?;
+        Ok(Self {
+            core: LocalCache::new(&pool.get().core, granule),
+            pool,
+        })
+    }
+}
+
+#[pymethods]
+impl PageFragCache {
+    #[new]
+    #[pyo3(signature = (pool=None, *, granule=None), text_signature = "(pool=None, *, granule=64)")]
+    fn new(
+        py: Python<'_>,
+        pool: Option<Py<PagePool>>,
+        granule: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let granule = match args::whole_or(granule, "granule", 64)? {
+            64 => Granule::Line,
+            1 => Granule::Byte,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "granule is 64 or 1, not {other}"
+                )));
+            }
+        };
+        Self::of(py, pool, granule)
+    }
+
+    /// Shows room for at least `min_size` bytes without taking it.
+    ///
+    /// The room is a writable buffer; `commit(used)` makes a fragment of its first bytes. What is
+    /// not committed was never taken.
+    ///
+    /// >>> cache = PageFragCache()
+    /// >>> with cache.prepare(2048) as room:
+    /// ...     memoryview(room)[:5] = b'hello'
+    /// ...     frag = room.commit(5)
+    /// >>> frag.tobytes()
+    /// b'hello'
+    fn prepare(&self, py: Python<'_>, min_size: &Bound<'_, PyAny>) -> PyResult<Reservation> {
+        let min_size = args::whole(min_size, "min_size")?;
+        thread_end::watch(py)?;
+        let room = self.core.take_room(min_size).map_err(from_core)?;
+        Ok(Reservation::new(self.core.clone(), room))
+    }
+
+    /// Gives up all pages that the calling thread carves. Living fragments stay valid.
+    ///
+    /// >>> cache = PageFragCache(PagePool())
+    /// >>> frag = cache.alloc(64)
+    /// >>> cache.drain()
+    /// >>> cache.pool.stats().pages_orphaned
+    /// 1
+    fn drain(&self) {
+        self.core.drain();
+    }
+
+    /// A `CacheStats` of the calling thread's share of this cache.
+    ///
+    /// >>> PageFragCache().stats().pages
+    /// 0
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        stats::cache(py, &self.core.stats())
+    }
+
+    /// The pool that the pages come from.
+    ///
+    /// >>> PageFragCache().pool is default_pool()
+    /// True
+    #[getter]
+    fn pool(&self, py: Python<'_>) -> Py<PagePool> {
+        self.pool.clone_ref(py)
+    }
+
+    /// 64 or 1: the bytes that sizes are rounded up to.
+    ///
+    /// >>> PageFragCache().granule
+    /// 64
+    #[getter]
+    fn granule(&self) -> usize {
+        match self.core.granule() {
+            Granule::Line => 64,
+            Granule::Byte => 1,
+        }
+    }
+
+    fn __repr__(&self) -> String {
+        let page_size = self.core.pool().page_size();
+        format!(
+            "<PageFragCache granule={} page_size={page_size}>",
+            self.granule()
+        )
+    }
+}

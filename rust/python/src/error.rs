@@ -1,0 +1,155 @@
+//! How errors cross into Python: each case of the core's error as the built-in that Python users
+//! expect for it, and three classes of our own on top.
+
+use std::fmt::Display;
+
+use pagefrag::Error;
+use pyo3::exceptions::{PyBufferError, PyException, PyMemoryError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple, PyType};
+
+use crate::gate::Refusal;
+
+/// The three exception classes, made once when the module is loaded.
+struct Classes {
+    base: Py<PyType>,
+    exhausted: Py<PyType>,
+    context: Py<PyType>,
+}
+
+static CLASSES: PyOnceLock<Classes> = PyOnceLock::new();
+
+const BASE: &str = "What every error of pagefrag's own is an instance of.
+
+>>> issubclass(PoolExhausted, PagefragError)
+True
+";
+const EXHAUSTED: &str =
+    "The pool is at its `max_bytes`, or the system has no memory left. Also a `MemoryError`.
+
+>>> cache = PageFragCache(PagePool(max_bytes=2 << 20))
+>>> kept = []
+>>> try:
+...     while True:
+...         kept.append(cache.alloc(32768))
+... except PoolExhausted:
+...     len(kept)
+64
+";
+const CONTEXT: &str =
+    "A call that belongs to another context: outside a poll, on another thread, or into a ring
+that another thread receives on. Also a `RuntimeError`.
+
+>>> with NapiCache().poll() as ctx:
+...     pass
+>>> ctx.alloc_frag(64)
+Traceback (most recent call last):
+    ...
+pagefrag.ContextError: this poll is over
+";
+
+/// A class `pagefrag.<name>` with these bases. Made by calling `type`, because a native
+/// exception type can have one base only.
+fn class<'py>(name: &str, doc: &str, bases: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyType>> {
+    let py = bases.py();
+    let body = PyDict::new(py);
+    body.set_item("__module__", "pagefrag")?;
+    body.set_item("__doc__", doc)?;
+    Ok(py
+        .get_type::<PyType>()
+        .call1((name, bases, body))?
+        .cast_into()?)
+}
+
+fn classes(py: Python<'_>) -> PyResult<&Classes> {
+    CLASSES.get_or_try_init(py, || {
+        let base = class(
+            "PagefragError",
+            BASE,
+            &PyTuple::new(py, [py.get_type::<PyException>()])?,
+        )?;
+        let both = |other| PyTuple::new(py, [base.clone(), other]);
+        let exhausted = class(
+            "PoolExhausted",
+            EXHAUSTED,
+            &both(py.get_type::<PyMemoryError>())?,
+        )?;
+        let context = class(
+            "ContextError",
+            CONTEXT,
+            &both(py.get_type::<PyRuntimeError>())?,
+        )?;
+        Ok(Classes {
+            exhausted: exhausted.unbind(),
+            context: context.unbind(),
+            base: base.unbind(),
+        })
+    })
+}
+
+/// Adds the exception classes to the module.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    let classes = classes(py)?;
+    for class in [&classes.base, &classes.exhausted, &classes.context] {
+        let class = class.bind(py);
+        module.add(class.name()?, class)?;
+    }
+    Ok(())
+}
+
+fn raise(pick: impl FnOnce(&Classes) -> &Py<PyType>, why: impl Display) -> PyErr {
+    Python::attach(|py| match classes(py) {
+        Ok(classes) => PyErr::from_type(pick(classes).bind(py).clone(), why.to_string()),
+        Err(error) => error,
+    })
+}
+
+/// `PagefragError`: something of ours is broken or was refused without a better word for it.
+pub(crate) fn broken(why: impl Display) -> PyErr {
+    raise(|classes| &classes.base, why)
+}
+
+/// `PoolExhausted`.
+pub(crate) fn exhausted(why: impl Display) -> PyErr {
+    raise(|classes| &classes.exhausted, why)
+}
+
+/// `ContextError`.
+pub(crate) fn out_of_context(why: impl Display) -> PyErr {
+    raise(|classes| &classes.context, why)
+}
+
+/// The core's error as an exception.
+#[cold]
+pub(crate) fn from_core(error: Error) -> PyErr {
+    match error {
+        Error::Exhausted | Error::OutOfMemory => exhausted(error),
+        Error::Cloned => PyBufferError::new_err(error.to_string()),
+        // All others are values out of their range.
+        _ => PyValueError::new_err(error.to_string()),
+    }
+}
+
+/// A refused gate as an exception; `what` is the noun of the class.
+#[cold]
+pub(crate) fn from_gate(refusal: Refusal, what: &str) -> PyErr {
+    match refusal {
+        Refusal::Shut => released(what),
+        Refusal::Occupied(views) => viewed(what, views),
+    }
+}
+
+/// `ValueError` for any use after release.
+#[cold]
+pub(crate) fn released(what: &str) -> PyErr {
+    PyValueError::new_err(format!("operation forbidden on released {what}"))
+}
+
+/// `BufferError` for what would move or free memory that is being looked at.
+#[cold]
+pub(crate) fn viewed(what: &str, views: usize) -> PyErr {
+    let noun = if views == 1 { "view" } else { "views" };
+    PyBufferError::new_err(format!("{views} {noun} of this {what} still exist"))
+}

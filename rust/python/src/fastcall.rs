@@ -1,0 +1,337 @@
+//! `alloc`, `try_alloc` and `alloc_many`: the calls that are made for every packet, by the shortest
+//! way that the interpreter has.
+//!
+//! A `#[pymethods]` function spends more on its arguments than an allocation costs. So these three
+//! are method descriptors around C functions, put into `PageFragCache`'s type after PyO3 has made
+//! it. What the shortest way does not cover (names, alignments, integers that are not plain `int`)
+//! is read in safe Rust further down.
+//!
+//! Memory is carved first and wrapped into an object after, and nothing between runs Python code:
+//! a finalizer or a signal handler that allocates never finds a cache half done.
+
+use std::ffi::CStr;
+use std::ptr::null_mut;
+
+use pagefrag::{Error, FragMut, LocalCache};
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+
+use crate::cache::PageFragCache;
+use crate::error::from_core;
+use crate::object::make_raw;
+use crate::{args, thread_end};
+
+const ALLOC: &CStr =
+    c"alloc($self, /, size, *, align=1)\n--\n\nA fragment of `size` bytes, from 1 to the page size.
+
+`align` is a power of two up to the page size. `PoolExhausted` when the pool is at its limit. The
+bytes are whatever was there before, unless the pool was made with `init_on_alloc`.
+
+>>> frag = PageFragCache().alloc(100, align=256)
+>>> frag.nbytes, frag.offset % 256
+(100, 0)
+";
+
+const TRY_ALLOC: &CStr = c"try_alloc($self, /, size, *, align=1)\n--\n\nAs `alloc`, but None when the pool is at its limit.
+
+>>> cache = PageFragCache(PagePool(max_bytes=2 << 20))
+>>> kept = [cache.try_alloc(32768) for _ in range(65)]
+>>> kept[64] is None
+True
+";
+
+const ALLOC_MANY: &CStr = c"alloc_many($self, /, count, size, *, align=1)\n--\n\nA list of `count` fragments of `size` bytes each: all of them, or an exception and none.
+
+>>> [frag.nbytes for frag in PageFragCache().alloc_many(3, 100)]
+[100, 100, 100]
+";
+
+/// Fragments carved in one go before they are wrapped.
+const BATCH: usize = 64;
+
+/// What the interpreter passes to a method by `METH_FASTCALL | METH_KEYWORDS`.
+struct Call<'a, 'py> {
+    py: Python<'py>,
+    cache: &'a PageFragCache,
+    /// Positional arguments, then the values of the named ones.
+    values: &'a [*mut ffi::PyObject],
+    positional: usize,
+    names: Option<Borrowed<'a, 'py, PyTuple>>,
+}
+
+impl<'a, 'py> Call<'a, 'py> {
+    /// # Safety
+    /// - The interpreter is attached and passes these to a method of `PageFragCache`.
+    #[inline]
+    unsafe fn new(
+        object: *mut ffi::PyObject,
+        values: *const *mut ffi::PyObject,
+        positional: ffi::Py_ssize_t,
+        names: *mut ffi::PyObject,
+    ) -> Self {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        // SAFETY: the method descriptor has checked the type, and the caller holds a reference.
+        let cache = unsafe { Borrowed::from_ptr(py, object).cast_unchecked::<PageFragCache>() };
+        // SAFETY: a tuple of names that the caller holds, or null.
+        let names = unsafe { Borrowed::from_ptr_or_opt(py, names) };
+        // SAFETY: the calling convention says a tuple.
+        let names = names.map(|names| unsafe { names.cast_unchecked::<PyTuple>() });
+        let positional = positional.unsigned_abs();
+        let all = positional + names.map_or(0, |names| names.len());
+        let values = if all == 0 {
+            &[]
+        } else {
+            // SAFETY: so many values stand there during the call.
+            unsafe { std::slice::from_raw_parts(values, all) }
+        };
+        // SAFETY: the borrowed object outlives the call, and a frozen class lends `&Self` freely.
+        let cache = unsafe { &*std::ptr::from_ref(cache.get()) };
+        Self {
+            py,
+            cache,
+            values,
+            positional,
+            names,
+        }
+    }
+
+    /// The one argument if it is positional and a plain `int` above 0.
+    #[inline]
+    fn plain_size(&self) -> Option<usize> {
+        let [value] = self.values else { return None };
+        // SAFETY: an argument, alive during the call.
+        if self.names.is_some() || unsafe { ffi::PyLong_CheckExact(*value) } == 0 {
+            return None;
+        }
+        // SAFETY: an `int`, alive during the call.
+        let size = unsafe { ffi::PyLong_AsSsize_t(*value) };
+        if size < 0 {
+            // SAFETY: attached. Of a number that does not fit is told where names are read.
+            unsafe { ffi::PyErr_Clear() };
+        }
+        usize::try_from(size).ok()
+    }
+
+    fn value(&self, index: usize) -> Borrowed<'a, 'py, PyAny> {
+        // SAFETY: an argument, alive during the call.
+        unsafe { Borrowed::from_ptr(self.py, self.values[index]) }
+    }
+
+    /// The arguments in the order of `names`, of which all but the last are positional or named
+    /// and required, and the last is named only and may be missing.
+    fn sorted<const N: usize>(
+        &self,
+        names: [&str; N],
+    ) -> PyResult<[Option<Borrowed<'a, 'py, PyAny>>; N]> {
+        if self.positional >= N {
+            let (most, found) = (N - 1, self.positional);
+            return Err(PyTypeError::new_err(format!(
+                "takes at most {most} positional arguments ({found} given)"
+            )));
+        }
+        let mut sorted = [None; N];
+        for (index, place) in sorted.iter_mut().enumerate().take(self.positional) {
+            *place = Some(self.value(index));
+        }
+        for (index, name) in self
+            .names
+            .iter()
+            .flat_map(|names| names.iter_borrowed())
+            .enumerate()
+        {
+            let name = name.extract::<&str>()?;
+            let Some(place) = names.iter().position(|known| *known == name) else {
+                return Err(PyTypeError::new_err(format!(
+                    "got an unexpected keyword argument '{name}'"
+                )));
+            };
+            if sorted[place]
+                .replace(self.value(self.positional + index))
+                .is_some()
+            {
+                return Err(PyTypeError::new_err(format!(
+                    "got multiple values for argument '{name}'"
+                )));
+            }
+        }
+        match (0..N - 1).find(|place| sorted[*place].is_none()) {
+            Some(missing) => Err(PyTypeError::new_err(format!(
+                "missing required argument '{}'",
+                names[missing]
+            ))),
+            None => Ok(sorted),
+        }
+    }
+
+    /// Size and alignment of an `alloc` or `try_alloc` that did not go the shortest way.
+    fn size_and_align(&self) -> PyResult<(usize, usize)> {
+        let [size, align] = self.sorted(["size", "align"])?;
+        let size = args::whole_or(size.as_deref(), "size", 0)?;
+        Ok((size, args::whole_or(align.as_deref(), "align", 1)?))
+    }
+}
+
+/// A fragment by the shortest way, or what it takes to say why not.
+#[inline]
+fn carve(call: &Call<'_, '_>) -> Result<FragMut, Option<Error>> {
+    if thread_end::is_unwatched() {
+        return Err(None);
+    }
+    let size = call.plain_size().ok_or(None)?;
+    call.cache.core.alloc(size).map_err(Some)
+}
+
+/// The same for every way of calling.
+#[cold]
+fn carve_slowly(call: &Call<'_, '_>) -> PyResult<Result<FragMut, Error>> {
+    let (size, align) = call.size_and_align()?;
+    thread_end::watch(call.py)?;
+    Ok(call.cache.core.alloc_align(size, align))
+}
+
+#[cold]
+fn raise(py: Python<'_>, error: PyErr) -> *mut ffi::PyObject {
+    error.restore(py);
+    null_mut()
+}
+
+unsafe extern "C" fn alloc(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    positional: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls the method attached, with these.
+    let call = unsafe { Call::new(object, values, positional, names) };
+    let carved = match carve(&call) {
+        Ok(frag) => Ok(Ok(frag)),
+        Err(Some(error)) => Ok(Err(error)),
+        Err(None) => carve_slowly(&call),
+    };
+    match carved {
+        // SAFETY: attached.
+        Ok(Ok(frag)) => unsafe { make_raw(frag.into_raw(), false) },
+        Ok(Err(error)) => raise(call.py, from_core(error)),
+        Err(error) => raise(call.py, error),
+    }
+}
+
+unsafe extern "C" fn try_alloc(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    positional: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls the method attached, with these.
+    let call = unsafe { Call::new(object, values, positional, names) };
+    let carved = match carve(&call) {
+        Ok(frag) => Ok(Ok(frag)),
+        Err(Some(error)) => Ok(Err(error)),
+        Err(None) => carve_slowly(&call),
+    };
+    match carved {
+        // SAFETY: attached.
+        Ok(Ok(frag)) => unsafe { make_raw(frag.into_raw(), false) },
+        Ok(Err(Error::Exhausted | Error::OutOfMemory)) => call.py.None().into_ptr(),
+        Ok(Err(error)) => raise(call.py, from_core(error)),
+        Err(error) => raise(call.py, error),
+    }
+}
+
+unsafe extern "C" fn alloc_many(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    positional: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls the method attached, with these.
+    let call = unsafe { Call::new(object, values, positional, names) };
+    match many(&call) {
+        Ok(list) => list.into_ptr(),
+        Err(error) => raise(call.py, error),
+    }
+}
+
+/// Carves up to `BATCH` fragments into `carved`. All stay there when one fails.
+fn carve_batch(
+    cache: &LocalCache,
+    count: usize,
+    size: usize,
+    align: usize,
+    carved: &mut Vec<FragMut>,
+) -> Result<(), Error> {
+    cache.with(|cache| {
+        for _ in 0..count.min(BATCH) {
+            carved.push(cache.alloc_align(size, align)?);
+        }
+        Ok(())
+    })
+}
+
+fn many<'py>(call: &Call<'_, 'py>) -> PyResult<Bound<'py, PyList>> {
+    let [count, size, align] = call.sorted(["count", "size", "align"])?;
+    let count = args::whole_or(count.as_deref(), "count", 0)?;
+    let size = args::whole_or(size.as_deref(), "size", 0)?;
+    let align = args::whole_or(align.as_deref(), "align", 1)?;
+    let cache = &call.cache.core;
+    args::fits(size, align, cache.pool().page_size())?;
+    thread_end::watch(call.py)?;
+    // The list first: an absurd count fails before anything is carved.
+    // SAFETY: attached.
+    let list = unsafe { ffi::PyList_New(count.cast_signed()) };
+    // SAFETY: a new reference, or null with the error set.
+    let list = unsafe { Bound::from_owned_ptr_or_err(call.py, list) }?.cast_into::<PyList>()?;
+    let mut carved = Vec::with_capacity(count.min(BATCH));
+    let mut filled: ffi::Py_ssize_t = 0;
+    let mut left = count;
+    while left > 0 {
+        carve_batch(cache, left, size, align, &mut carved).map_err(from_core)?;
+        left -= carved.len();
+        for frag in carved.drain(..) {
+            // SAFETY: attached.
+            let object = unsafe { make_raw(frag.into_raw(), false) };
+            if object.is_null() {
+                return Err(PyErr::fetch(call.py));
+            }
+            // SAFETY: an empty place of a new list, filled once; takes the reference.
+            unsafe { ffi::PyList_SET_ITEM(list.as_ptr(), filled, object) };
+            filled += 1;
+        }
+    }
+    Ok(list)
+}
+
+/// Puts a method into the type of `PageFragCache`.
+fn add(
+    class: &Bound<'_, PyAny>,
+    name: &'static CStr,
+    call: ffi::PyCFunctionFastWithKeywords,
+    doc: &'static CStr,
+) -> PyResult<()> {
+    // Once per process, and the descriptor refers to it for good.
+    let method = Box::leak(Box::new(ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer {
+            PyCFunctionFastWithKeywords: call,
+        },
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ml_doc: doc.as_ptr(),
+    }));
+    // SAFETY: a type object and a definition that stays; the function has the signature that the
+    // flags tell.
+    let descriptor = unsafe { ffi::PyDescr_NewMethod(class.as_ptr().cast(), method) };
+    // SAFETY: a new reference, or null with the error set.
+    let descriptor = unsafe { Bound::from_owned_ptr_or_err(class.py(), descriptor) }?;
+    class.setattr(&*name.to_string_lossy(), descriptor)
+}
+
+/// Completes `PageFragCache`.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let class = module.py().get_type::<PageFragCache>();
+    add(&class, c"alloc", alloc, ALLOC)?;
+    add(&class, c"try_alloc", try_alloc, TRY_ALLOC)?;
+    add(&class, c"alloc_many", alloc_many, ALLOC_MANY)
+}

@@ -1,0 +1,339 @@
+//! What a `Fragment` can do: the rules of a Python buffer class, in the words of `memoryview`.
+//!
+//! Indexing, comparing and hashing follow `memoryview`; slicing gives a fragment that shares the
+//! memory instead of a view that would cost the collector two objects; `release` refuses while
+//! anybody looks. `object.rs` hangs these functions into the type's slots.
+
+pub(crate) mod doc;
+
+use pagefrag::RawFrag;
+use pyo3::exceptions::{PyException, PyIndexError, PyOverflowError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyMemoryView, PySlice, PyString, PyTuple};
+
+use crate::buffer::Lent;
+use crate::error::{from_gate, released};
+use crate::gate::Inside;
+use crate::object::{This, make};
+use crate::{args, home};
+
+type Answer<'py> = PyResult<Bound<'py, PyAny>>;
+
+/// Goes in to look; `ValueError` after release.
+pub(crate) fn enter<'a>(this: This<'a, '_>) -> PyResult<Inside<'a, RawFrag>> {
+    this.body
+        .gate
+        .enter()
+        .map_err(|refusal| from_gate(refusal, "fragment"))
+}
+
+/// Takes the memory out for another owner: not while views exist, not while others share it.
+/// The object is released by it.
+pub(crate) fn take_unique(this: This<'_, '_>) -> PyResult<RawFrag> {
+    if this.body.readonly {
+        return Err(PyTypeError::new_err("the fragment is read-only"));
+    }
+    let taken = this.body.gate.take_if(RawFrag::is_unique);
+    taken
+        .map_err(|refusal| from_gate(refusal, "fragment"))?
+        .ok_or_else(|| PyValueError::new_err("the fragment shares its memory with another one"))
+}
+
+fn number(py: Python<'_>, number: usize) -> Answer<'_> {
+    Ok(PyInt::new(py, number).into_any())
+}
+
+fn truth(py: Python<'_>, truth: bool) -> Answer<'_> {
+    Ok(PyBool::new(py, truth).to_owned().into_any())
+}
+
+pub(crate) fn nbytes<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    number(this.py(), enter(this)?.len())
+}
+
+pub(crate) fn capacity<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    number(this.py(), enter(this)?.capacity())
+}
+
+pub(crate) fn page<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    number(this.py(), enter(this)?.page())
+}
+
+pub(crate) fn offset<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    number(this.py(), enter(this)?.offset())
+}
+
+pub(crate) fn pinned_bytes<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    number(this.py(), enter(this)?.pinned_bytes())
+}
+
+pub(crate) fn readonly<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    enter(this)?;
+    truth(this.py(), this.body.readonly)
+}
+
+pub(crate) fn len(this: This<'_, '_>) -> PyResult<isize> {
+    Ok(enter(this)?.len().cast_signed())
+}
+
+/// Never fails, so that a debugger can always print.
+pub(crate) fn repr<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    let text = match enter(this) {
+        Err(_) => "<Fragment released>".to_owned(),
+        Ok(raw) => format!(
+            "<Fragment len={} cap={} page={:#x}+{} exports={} {}>",
+            raw.len(),
+            raw.capacity(),
+            raw.page(),
+            raw.offset(),
+            this.body.gate.inside().saturating_sub(1),
+            if this.body.readonly { "ro" } else { "rw" },
+        ),
+    };
+    Ok(PyString::new(this.py(), &text).into_any())
+}
+
+fn bytes<'py>(py: Python<'py>, raw: &RawFrag) -> Bound<'py, PyBytes> {
+    // SAFETY: the fragment's bytes, alive while `raw` is borrowed.
+    unsafe { PyBytes::from_ptr(py, raw.as_ptr(), raw.len()) }
+}
+
+pub(crate) fn tobytes<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    Ok(bytes(this.py(), &*enter(this)?).into_any())
+}
+
+pub(crate) fn hex<'py>(
+    this: This<'_, 'py>,
+    args: &Bound<'py, PyAny>,
+    named: Option<&Bound<'py, PyAny>>,
+) -> Answer<'py> {
+    let named = named.map(|named| named.cast::<PyDict>()).transpose()?;
+    tobytes(this)?.call_method("hex", args.cast::<PyTuple>()?, named)
+}
+
+pub(crate) fn hash(this: This<'_, '_>) -> PyResult<isize> {
+    let inside = enter(this)?;
+    if !this.body.readonly {
+        return Err(PyValueError::new_err("cannot hash writable fragment"));
+    }
+    bytes(this.py(), &inside).hash()
+}
+
+/// `==` (or `!=` when not `wanted`).
+pub(crate) fn equals<'py>(
+    this: This<'_, 'py>,
+    other: &Bound<'py, PyAny>,
+    wanted: bool,
+) -> Answer<'py> {
+    let py = this.py();
+    // Inside from here on, so that the other object's code cannot release what we compare.
+    let Ok(inside) = enter(this) else {
+        return truth(py, this.object.is(other) == wanted);
+    };
+    let lent = match Lent::by(other) {
+        Ok(lent) => lent,
+        // Not a buffer, or one that refuses: the other side may know better.
+        Err(error) if error.is_instance_of::<PyException>(py) => {
+            return Ok(py.NotImplemented().into_bound(py));
+        }
+        Err(error) => return Err(error),
+    };
+    match lent {
+        Some(lent) if lent.is_unsigned() => {
+            // SAFETY: compared only if there are `len()` bytes in the fragment.
+            let same = lent.len() == inside.len() && unsafe { lent.equals(inside.as_ptr()) };
+            truth(py, same == wanted)
+        }
+        // Other formats and shapes: memoryview knows the rules.
+        _ => truth(py, PyMemoryView::from(&this.object)?.eq(other)? == wanted),
+    }
+}
+
+/// Where `index` points in `len` bytes, counted from the end when negative.
+fn place(index: isize, len: usize) -> PyResult<usize> {
+    let from_start = if index < 0 {
+        index + len.cast_signed()
+    } else {
+        index
+    };
+    usize::try_from(from_start)
+        .ok()
+        .filter(|place| *place < len)
+        .ok_or_else(|| PyIndexError::new_err("index out of bounds"))
+}
+
+/// A key that is not a slice as a number; what does not fit a machine word is out of bounds.
+fn index(key: &Bound<'_, PyAny>) -> PyResult<isize> {
+    key.extract().map_err(|error: PyErr| {
+        if error.is_instance_of::<PyOverflowError>(key.py()) {
+            PyIndexError::new_err("index out of bounds")
+        } else {
+            error
+        }
+    })
+}
+
+/// Start and length of a slice of `len` bytes; steps other than 1 have no memory to share.
+fn span(key: &Bound<'_, PySlice>, len: usize) -> PyResult<(usize, usize)> {
+    let found = key.indices(len.cast_signed())?;
+    if found.step != 1 {
+        return Err(PyValueError::new_err(
+            "a fragment can be sliced with step 1 only",
+        ));
+    }
+    Ok((found.start.unsigned_abs(), found.slicelength))
+}
+
+/// The byte at `index`, which the interpreter has counted from the start already.
+pub(crate) fn item<'py>(this: This<'_, 'py>, index: isize) -> Answer<'py> {
+    let inside = enter(this)?;
+    let place = place(index, inside.len())?;
+    // SAFETY: `place` is below the length.
+    let byte = unsafe { inside.as_ptr().add(place) };
+    // SAFETY: a byte of a fragment that stays while we are inside. Volatile, because a thread
+    // without the interpreter may be writing: the value is then either, never undefined.
+    number(this.py(), usize::from(unsafe { byte.read_volatile() }))
+}
+
+pub(crate) fn subscript<'py>(this: This<'_, 'py>, key: &Bound<'py, PyAny>) -> Answer<'py> {
+    let Ok(key) = key.cast::<PySlice>() else {
+        let index = index(key)?;
+        return item(this, place(index, enter(this)?.len())?.cast_signed());
+    };
+    let inside = enter(this)?;
+    let (start, len) = span(key, inside.len())?;
+    let mut part = inside.share();
+    part.narrow(start, len);
+    make(this.py(), part, this.body.readonly)
+}
+
+fn writable<'a>(this: This<'a, '_>) -> PyResult<Inside<'a, RawFrag>> {
+    let inside = enter(this)?;
+    if this.body.readonly {
+        return Err(PyTypeError::new_err("cannot modify read-only fragment"));
+    }
+    Ok(inside)
+}
+
+/// `fragment[key] = value`; no value means `del`.
+pub(crate) fn assign(
+    this: This<'_, '_>,
+    key: &Bound<'_, PyAny>,
+    value: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    drop(writable(this)?);
+    let value = value.ok_or_else(|| PyTypeError::new_err("cannot delete memory"))?;
+    match key.cast::<PySlice>() {
+        Ok(key) => assign_slice(this, key, value),
+        Err(_) => assign_item(this, index(key)?, value),
+    }
+}
+
+fn assign_item(this: This<'_, '_>, index: isize, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    let value: u8 = value.extract().map_err(|error: PyErr| {
+        if error.is_instance_of::<PyOverflowError>(value.py()) {
+            PyValueError::new_err("byte must be in range(0, 256)")
+        } else {
+            error
+        }
+    })?;
+    let inside = writable(this)?;
+    let place = place(index, inside.len())?;
+    // SAFETY: `place` is below the length.
+    let byte = unsafe { inside.as_ptr().add(place) };
+    // SAFETY: a byte of a writable fragment that stays while we are inside.
+    unsafe { byte.write_volatile(value) };
+    Ok(())
+}
+
+fn assign_slice(
+    this: This<'_, '_>,
+    key: &Bound<'_, PySlice>,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let value = Lent::or_copied(value)?;
+    let inside = writable(this)?;
+    let (start, len) = span(key, inside.len())?;
+    if value.len() != len {
+        let found = value.len();
+        return Err(PyValueError::new_err(format!(
+            "cannot assign {found} bytes to a slice of {len}"
+        )));
+    }
+    // SAFETY: a slice of `inside.len()` bytes lies within them.
+    let target = unsafe { inside.as_ptr().add(start) };
+    // SAFETY: `len` bytes of a writable fragment that stays while we are inside.
+    unsafe { value.copy_to(target) };
+    Ok(())
+}
+
+/// Keeps the first bytes; what is behind them is free again at once, unless somebody shares it.
+pub(crate) fn trim<'py>(this: This<'_, 'py>, keep: &Bound<'py, PyAny>) -> Answer<'py> {
+    let keep = args::whole(keep, "n")?;
+    let trimmed = this.body.gate.alter(|raw| {
+        let enough = keep <= raw.len();
+        if enough && keep > 0 {
+            raw.shrink_to(keep);
+        } else if enough {
+            raw.narrow(0, 0);
+        }
+        enough
+    });
+    if trimmed.map_err(|refusal| from_gate(refusal, "fragment"))? {
+        Ok(this.object.to_owned())
+    } else {
+        Err(PyValueError::new_err(
+            "the fragment holds fewer bytes than that",
+        ))
+    }
+}
+
+pub(crate) fn toreadonly<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    make(this.py(), enter(this)?.share(), true)
+}
+
+/// The same bytes in memory of their own.
+pub(crate) fn copy<'py>(
+    this: This<'_, 'py>,
+    args: &Bound<'py, PyAny>,
+    named: Option<&Bound<'py, PyAny>>,
+) -> Answer<'py> {
+    let cache = home::asked_for(args, named)?;
+    let inside = enter(this)?;
+    let mut copy = home::alloc(this.py(), cache.as_ref(), inside.len().max(1))?.into_raw();
+    // SAFETY: both have that many bytes, and the copy is fresh, so they do not overlap.
+    unsafe {
+        inside
+            .as_ptr()
+            .copy_to_nonoverlapping(copy.as_ptr(), inside.len())
+    };
+    if inside.len() == 0 {
+        copy.narrow(0, 0);
+    }
+    make(this.py(), copy, false)
+}
+
+/// Gives the memory back; again does nothing; `BufferError` while views exist.
+pub(crate) fn release<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    use crate::gate::Refusal;
+    match this.body.gate.take() {
+        // Dropped here, after the gate is shut: the memory is free again.
+        Ok(_) | Err(Refusal::Shut) => Ok(this.py().None().into_bound(this.py())),
+        Err(refusal) => Err(from_gate(refusal, "fragment")),
+    }
+}
+
+pub(crate) fn enter_with<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    if enter(this).is_err() {
+        return Err(released("fragment"));
+    }
+    Ok(this.object.to_owned())
+}
+
+pub(crate) fn exit_with<'py>(
+    this: This<'_, 'py>,
+    _args: &Bound<'py, PyAny>,
+    _named: Option<&Bound<'py, PyAny>>,
+) -> Answer<'py> {
+    release(this)
+}

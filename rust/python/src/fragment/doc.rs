@@ -1,0 +1,142 @@
+//! What `help(Fragment)` says. Every example runs as a test.
+
+use std::ffi::CStr;
+
+pub(crate) const CLASS: &CStr =
+    c"Consecutive bytes in a page, counted on their own; a writable buffer.
+
+Made by caches and rings. Everything that takes a buffer takes a fragment: `socket.recv_into`,
+`numpy.frombuffer`, `struct.unpack_from`. It behaves as a `memoryview` of its bytes does, except
+that slicing gives a fragment that shares the memory. It adds no object to the garbage collector.
+
+>>> frag = PageFragCache().alloc(4)
+>>> frag[:] = b'ping'
+>>> frag == b'ping', frag[0], len(frag)
+(True, 112, 4)
+";
+
+pub(crate) const TOBYTES: &CStr = c"tobytes($self, /)\n--\n\nThe bytes, copied.
+
+>>> frag = PageFragCache().alloc(2)
+>>> frag[:] = b'hi'
+>>> frag.tobytes()
+b'hi'
+";
+
+pub(crate) const HEX: &CStr = c"hex($self, /, *args, **kwargs)\n--\n\nThe bytes in hexadecimal digits; arguments as for `bytes.hex`.
+
+>>> frag = PageFragCache().alloc(4)
+>>> frag[:] = b'\\x01\\x02\\xfe\\xff'
+>>> frag.hex('-', 2)
+'0102-feff'
+";
+
+pub(crate) const TRIM: &CStr =
+    c"trim($self, n, /)\n--\n\nKeeps the first `n` bytes and returns the fragment.
+
+What is behind them is free again at once, unless another fragment shares the memory.
+`BufferError` while views exist, `ValueError` when there are fewer bytes than `n`.
+
+>>> frag = PageFragCache().alloc(2048)
+>>> frag.trim(100).capacity
+128
+";
+
+pub(crate) const TOREADONLY: &CStr =
+    c"toreadonly($self, /)\n--\n\nA read-only fragment that shares the memory.
+
+>>> frag = PageFragCache().alloc(1).toreadonly()
+>>> frag.readonly
+True
+";
+
+pub(crate) const COPY: &CStr =
+    c"copy($self, /, *, cache=None)\n--\n\nThe same bytes in memory of their own, writable.
+
+The memory is carved from `cache`, or from the calling thread's cache of the default pool.
+
+>>> frag = PageFragCache().alloc(2)
+>>> frag[:] = b'hi'
+>>> other = frag.copy()
+>>> other[0] = 0x48
+>>> frag.tobytes(), other.tobytes()
+(b'hi', b'Hi')
+";
+
+pub(crate) const RELEASE: &CStr =
+    c"release($self, /)\n--\n\nGives the memory back now instead of with the last reference.
+
+Doing it again does nothing. `BufferError` while views exist; any other use afterwards is a
+`ValueError`. Mind consumers that keep a pointer without keeping a view, such as
+`zmq.Frame(fragment, copy=False)`: give them `memoryview(fragment)`.
+
+>>> frag = PageFragCache().alloc(64)
+>>> view = memoryview(frag)
+>>> frag.release()
+Traceback (most recent call last):
+    ...
+BufferError: 1 view of this fragment still exist
+>>> view.release()
+>>> frag.release()
+>>> frag
+<Fragment released>
+";
+
+pub(crate) const ENTER: &CStr =
+    c"__enter__($self, /)\n--\n\nThe fragment itself; leaving the block releases it.
+
+>>> with PageFragCache().alloc(64) as frag:
+...     len(frag)
+64
+";
+
+pub(crate) const EXIT: &CStr = c"__exit__($self, /, *args)\n--\n\nReleases the fragment.
+
+>>> with PageFragCache().alloc(64) as frag:
+...     pass
+>>> frag
+<Fragment released>
+";
+
+pub(crate) const NBYTES: &CStr = c"Bytes in the fragment; the same as `len()`.
+
+>>> PageFragCache().alloc(1500).nbytes
+1500
+";
+
+pub(crate) const CAPACITY: &CStr =
+    c"Bytes of the page that the allocation takes, from the fragment's first byte on.
+
+>>> PageFragCache().alloc(1500).capacity
+1536
+";
+
+pub(crate) const PAGE: &CStr =
+    c"A number that is equal for fragments of one page and different for different live pages.
+
+>>> cache = PageFragCache()
+>>> cache.alloc(64).page == cache.alloc(64).page
+True
+";
+
+pub(crate) const OFFSET: &CStr = c"Where in its page the fragment starts.
+
+>>> cache = PageFragCache(PagePool())
+>>> first, second = cache.alloc(1500), cache.alloc(1500)
+>>> second.offset - first.offset
+1536
+";
+
+pub(crate) const READONLY: &CStr = c"Whether writing is refused.
+
+>>> frag = PageFragCache().alloc(1)
+>>> frag.readonly, frag[:].readonly, frag.toreadonly().readonly
+(False, False, True)
+";
+
+pub(crate) const PINNED: &CStr =
+    c"Bytes that are kept from being used again as long as this fragment lives.
+
+>>> PageFragCache().alloc(1500).pinned_bytes
+1536
+";

@@ -1,0 +1,77 @@
+//! The Python module `pagefrag._pagefrag`: the crate `pagefrag` as Python classes.
+//!
+//! One file for each class: `pool`, `cache` (with `fastcall` and `reservation`), `fragment` (with
+//! `object`), `netdev`, `napi`, `skb`, `ring`, `batch`. Rules that they share: `args` (what is
+//! accepted as a number), `error` (how errors cross), `gate` (who is inside a fragment), `buffer`
+//! (bytes lent and borrowed), `home` (the default cache), `stats`, `thread_end`.
+//!
+//! Classes are frozen; state that changes is atomic or behind a lock of its own, and no lock is
+//! held while Python code can run.
+
+mod args;
+mod batch;
+mod buffer;
+mod cache;
+mod error;
+mod fastcall;
+mod fragment;
+mod gate;
+mod home;
+mod napi;
+mod netdev;
+mod object;
+mod pool;
+mod reservation;
+mod ring;
+mod skb;
+mod stats;
+mod thread_end;
+
+/// Packet buffers as page fragments. Import `pagefrag` instead.
+#[pyo3::pymodule]
+mod _pagefrag {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::batch::Batch;
+    #[pymodule_export]
+    use crate::cache::PageFragCache;
+    #[pymodule_export]
+    use crate::napi::{NapiCache, NapiPoll};
+    #[pymodule_export]
+    use crate::netdev::{NetdevCache, netdev_alloc_frag, netdev_alloc_skb};
+    #[pymodule_export]
+    use crate::pool::{PagePool, default_pool};
+    #[pymodule_export]
+    use crate::reservation::Reservation;
+    #[pymodule_export]
+    use crate::ring::RxRing;
+    #[pymodule_export]
+    use crate::skb::{SkBuff, build_skb};
+
+    /// What this module was built with: the ABI it speaks, and checks and types that are not in
+    /// every build.
+    ///
+    /// >>> build_features()[0]
+    /// 'version-specific'
+    #[pyfunction]
+    fn build_features() -> Vec<&'static str> {
+        let all = [
+            ("abi3", cfg!(feature = "abi3")),
+            ("version-specific", !cfg!(feature = "abi3")),
+            ("debug-assertions", cfg!(debug_assertions)),
+            ("plain-fragment", cfg!(feature = "plain-fragment")),
+        ];
+        all.into_iter()
+            .filter_map(|(name, is_in)| is_in.then_some(name))
+            .collect()
+    }
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        crate::error::register(module)?;
+        crate::object::register(module)?;
+        crate::fastcall::register(module)
+    }
+}

@@ -1,0 +1,245 @@
+//! The napi context: buffers inside a poll, on the thread that polls, and nowhere else.
+//!
+//! In Rust the type of the poll's token says so. Python has no such types, so each call asks the
+//! core whether it may, and gets a `ContextError` if not.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pagefrag::{Error, net};
+use pyo3::prelude::*;
+
+use crate::error::{from_core, out_of_context};
+use crate::pool::{PagePool, or_default};
+use crate::skb::SkBuff;
+use crate::{args, object, stats, thread_end};
+
+/// A cache for polling: fragments and skbs without waiting, failures as None.
+///
+/// >>> napi = NapiCache()
+/// >>> with napi.poll(budget=64) as ctx:
+/// ...     skb = ctx.alloc_skb(1500)
+/// ...     ctx.consume_skb(skb)
+/// >>> napi.stats().rx_alloc_fail
+/// 0
+#[pyclass(frozen, weakref, module = "pagefrag")]
+pub(crate) struct NapiCache {
+    /// Locked for the length of one core call; no Python code runs under it.
+    core: Mutex<net::NapiCache>,
+    pool: Py<PagePool>,
+}
+
+impl NapiCache {
+    fn core(&self) -> MutexGuard<'_, net::NapiCache> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One call inside a poll: what failed for want of memory is None, and counted.
+    fn call<R>(
+        &self,
+        how: impl FnOnce(&mut net::NapiContext<'_>) -> Result<R, Error>,
+    ) -> PyResult<Option<R>> {
+        let mut core = self.core();
+        let mut context = core.context().map_err(out_of_context)?;
+        match how(&mut context) {
+            Ok(made) => Ok(Some(made)),
+            Err(Error::Exhausted | Error::OutOfMemory) => Ok(None),
+            Err(mistake) => Err(from_core(mistake)),
+        }
+    }
+}
+
+#[pymethods]
+impl NapiCache {
+    #[new]
+    #[pyo3(signature = (pool=None))]
+    fn new(py: Python<'_>, pool: Option<Py<PagePool>>) -> PyResult<Self> {
+        let pool = or_default(py, pool)?;
+        Ok(Self {
+            core: Mutex::new(net::NapiCache::new(&pool.get().core)),
+            pool,
+        })
+    }
+
+    /// A poll, to be entered with `with`, in which `budget` packets may be handled.
+    ///
+    /// >>> with NapiCache().poll(budget=16) as ctx:
+    /// ...     ctx.budget
+    /// 16
+    #[pyo3(signature = (budget=None), text_signature = "($self, budget=64)")]
+    fn poll(slf: Bound<'_, Self>, budget: Option<&Bound<'_, PyAny>>) -> PyResult<NapiPoll> {
+        let budget = args::whole_or(budget, "budget", 64)?;
+        Ok(NapiPoll {
+            cache: slf.unbind(),
+            budget,
+            state: AtomicU8::new(AHEAD),
+        })
+    }
+
+    /// A `QueueStats`: `rx_alloc_fail` counts what came back as None.
+    ///
+    /// >>> NapiCache().stats().rx_alloc_fail
+    /// 0
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let stats = self.core().stats();
+        stats::queue(py, &stats)
+    }
+
+    /// The pool that the pages come from.
+    ///
+    /// >>> NapiCache().pool is default_pool()
+    /// True
+    #[getter]
+    fn pool(&self, py: Python<'_>) -> Py<PagePool> {
+        self.pool.clone_ref(py)
+    }
+
+    fn __repr__(&self) -> String {
+        let polling = if self.core().is_polling() {
+            " polling"
+        } else {
+            ""
+        };
+        format!(
+            "<NapiCache page_size={}{polling}>",
+            self.pool.get().core.page_size()
+        )
+    }
+}
+
+/// Not entered yet.
+const AHEAD: u8 = 0;
+/// Between `__enter__` and `__exit__`.
+const RUNNING: u8 = 1;
+/// Left; a poll is entered once.
+const OVER: u8 = 2;
+
+/// One poll of a `NapiCache`: what `with cache.poll() as ctx` gives.
+///
+/// >>> with NapiCache().poll() as ctx:
+/// ...     ctx.alloc_frag(1500).capacity
+/// 1536
+#[pyclass(frozen, module = "pagefrag")]
+pub(crate) struct NapiPoll {
+    cache: Py<NapiCache>,
+    budget: usize,
+    state: AtomicU8,
+}
+
+impl NapiPoll {
+    fn cache(&self) -> PyResult<&NapiCache> {
+        // Relaxed: the core checks thread and poll by itself; this tells polls apart that one
+        // thread enters one after the other.
+        match self.state.load(Ordering::Relaxed) {
+            RUNNING => Ok(self.cache.get()),
+            AHEAD => Err(out_of_context(
+                "this poll has not begun: use `with cache.poll() as ctx`",
+            )),
+            _ => Err(out_of_context("this poll is over")),
+        }
+    }
+}
+
+#[pymethods]
+impl NapiPoll {
+    /// A fragment of `size` bytes, or None when there is no memory.
+    ///
+    /// >>> with NapiCache().poll() as ctx:
+    /// ...     ctx.alloc_frag(100, align=256).offset % 256
+    /// 0
+    #[pyo3(signature = (size, *, align=None), text_signature = "($self, size, *, align=1)")]
+    fn alloc_frag<'py>(
+        &self,
+        py: Python<'py>,
+        size: &Bound<'py, PyAny>,
+        align: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let size = args::whole(size, "size")?;
+        let align = args::whole_or(align, "align", 1)?;
+        let frag = self
+            .cache()?
+            .call(|context| context.try_alloc_frag(size, align))?;
+        frag.map(|frag| object::make(py, frag.into_raw(), false))
+            .transpose()
+    }
+
+    /// An empty `SkBuff` with room for `length` bytes, or None when there is no memory.
+    ///
+    /// >>> with NapiCache().poll() as ctx:
+    /// ...     ctx.alloc_skb(1500).truesize
+    /// 2176
+    fn alloc_skb(&self, length: &Bound<'_, PyAny>) -> PyResult<Option<SkBuff>> {
+        let length = args::whole(length, "length")?;
+        let skb = self
+            .cache()?
+            .call(|context| context.try_alloc_skb(length))?;
+        Ok(skb.map(SkBuff::new))
+    }
+
+    /// Frees an skb whose packet was handled; its struct is kept for the next `alloc_skb`.
+    ///
+    /// `skb` cannot be used afterwards. `BufferError` while views of it exist.
+    ///
+    /// >>> with NapiCache().poll() as ctx:
+    /// ...     ctx.consume_skb(ctx.alloc_skb(1500))
+    fn consume_skb(&self, skb: &Bound<'_, SkBuff>) -> PyResult<()> {
+        let cache = self.cache()?;
+        // Asked first, so that a refused call leaves the skb alone.
+        cache.call(|_| Ok(()))?;
+        let skb = skb.get().take()?;
+        cache.call(|context| {
+            context.consume_skb(skb);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// How many packets this poll may handle.
+    ///
+    /// >>> NapiCache().poll(budget=8).budget
+    /// 8
+    #[getter]
+    fn budget(&self) -> usize {
+        self.budget
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        let this = slf.get();
+        if this.state.load(Ordering::Relaxed) != AHEAD {
+            return Err(out_of_context("a poll is entered once"));
+        }
+        thread_end::watch(slf.py())?;
+        this.cache
+            .get()
+            .core()
+            .enter(this.budget)
+            .map_err(out_of_context)?;
+        this.state.store(RUNNING, Ordering::Relaxed);
+        Ok(slf)
+    }
+
+    #[pyo3(signature = (*_args))]
+    fn __exit__(&self, _args: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.cache()?.core().leave().map_err(out_of_context)?;
+        self.state.store(OVER, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn __repr__(&self) -> String {
+        let state = match self.state.load(Ordering::Relaxed) {
+            AHEAD => "not begun",
+            RUNNING => "running",
+            _ => "over",
+        };
+        format!("<NapiPoll budget={} {state}>", self.budget)
+    }
+}
+
+impl Drop for NapiPoll {
+    /// A poll whose generator was thrown away ends here, if on its own thread.
+    fn drop(&mut self) {
+        if *self.state.get_mut() == RUNNING {
+            let _ = self.cache.get().core().leave();
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The netdev context: buffers from anywhere, on any thread, also in the middle of anything.
+
+use pagefrag::net;
+use pyo3::prelude::*;
+
+use crate::error::from_core;
+use crate::pool::{PagePool, or_default};
+use crate::skb::SkBuff;
+use crate::{args, object, stats, thread_end};
+
+/// The calling thread's netdev cache over a pool, the default one if none is given.
+///
+/// Usable from any thread, from finalizers and from signal handlers.
+///
+/// >>> netdev = NetdevCache()
+/// >>> netdev.alloc_frag(1500).capacity, netdev.alloc_skb(1500).truesize
+/// (1536, 2176)
+#[pyclass(frozen, weakref, module = "pagefrag")]
+pub(crate) struct NetdevCache {
+    core: net::NetdevCache,
+    pool: Py<PagePool>,
+}
+
+#[pymethods]
+impl NetdevCache {
+    #[new]
+    #[pyo3(signature = (pool=None))]
+    fn new(py: Python<'_>, pool: Option<Py<PagePool>>) -> PyResult<Self> {
+        let pool = or_default(py, pool)?;
+        Ok(Self {
+            core: net::NetdevCache::new(&pool.get().core),
+            pool,
+        })
+    }
+
+    /// A fragment of `size` bytes, rounded up to lines as the kernel's front ends do.
+    ///
+    /// >>> NetdevCache().alloc_frag(100).nbytes
+    /// 100
+    #[pyo3(signature = (size, *, align=None), text_signature = "($self, size, *, align=1)")]
+    fn alloc_frag<'py>(
+        &self,
+        py: Python<'py>,
+        size: &Bound<'py, PyAny>,
+        align: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let size = args::whole(size, "size")?;
+        let align = args::whole_or(align, "align", 1)?;
+        thread_end::watch(py)?;
+        let frag = self.core.alloc_frag(size, align).map_err(from_core)?;
+        object::make(py, frag.into_raw(), false)
+    }
+
+    /// An empty `SkBuff` with room for `length` bytes behind the usual headroom.
+    ///
+    /// >>> NetdevCache().alloc_skb(1500).headroom
+    /// 64
+    fn alloc_skb(&self, py: Python<'_>, length: &Bound<'_, PyAny>) -> PyResult<SkBuff> {
+        let length = args::whole(length, "length")?;
+        thread_end::watch(py)?;
+        self.core
+            .alloc_skb(length)
+            .map(SkBuff::new)
+            .map_err(from_core)
+    }
+
+    /// Gives up the pages that the calling thread carves. Living buffers stay valid.
+    ///
+    /// >>> NetdevCache().drain()
+    fn drain(&self) {
+        self.core.drain();
+    }
+
+    /// A `CacheStats` of the calling thread's share.
+    ///
+    /// >>> NetdevCache().stats().pages
+    /// 0
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        stats::cache(py, &self.core.stats())
+    }
+
+    /// The pool that the pages come from.
+    ///
+    /// >>> NetdevCache().pool is default_pool()
+    /// True
+    #[getter]
+    fn pool(&self, py: Python<'_>) -> Py<PagePool> {
+        self.pool.clone_ref(py)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<NetdevCache page_size={}>", self.core.pool().page_size())
+    }
+}
+
+/// A fragment from the calling thread's netdev cache of the default pool.
+///
+/// >>> netdev_alloc_frag(1500).capacity
+/// 1536
+#[pyfunction]
+#[pyo3(signature = (size, *, align=None), text_signature = "(size, *, align=1)")]
+pub(crate) fn netdev_alloc_frag<'py>(
+    py: Python<'py>,
+    size: &Bound<'py, PyAny>,
+    align: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let size = args::whole(size, "size")?;
+    let align = args::whole_or(align, "align", 1)?;
+    thread_end::watch(py)?;
+    let frag = net::netdev_alloc_frag(size, align).map_err(from_core)?;
+    object::make(py, frag.into_raw(), false)
+}
+
+/// An empty `SkBuff` from the calling thread's netdev cache of the default pool.
+///
+/// >>> skb = netdev_alloc_skb(1500)
+/// >>> skb.len, skb.headroom, skb.tailroom
+/// (0, 64, 1536)
+#[pyfunction]
+pub(crate) fn netdev_alloc_skb(py: Python<'_>, length: &Bound<'_, PyAny>) -> PyResult<SkBuff> {
+    let length = args::whole(length, "length")?;
+    thread_end::watch(py)?;
+    net::netdev_alloc_skb(length)
+        .map(SkBuff::new)
+        .map_err(from_core)
+}

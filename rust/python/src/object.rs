@@ -1,0 +1,456 @@
+//! The Python type `Fragment`, made by hand so that a fragment costs the collector nothing.
+//!
+//! Every `#[pyclass]` is a type that the garbage collector tracks, one tracked object for each
+//! packet. A fragment refers to no Python object, so it can be a plain heap type: a header, sixteen
+//! bytes of fragment, a gate. This file is the part of it that talks C: layout, birth, death, slot
+//! table. What the slots do is safe Rust in `fragment.rs`.
+//!
+//! ```text
+//!   ob_refcnt, ob_type │ RawFrag (16) │ gate (8) │ readonly (1)
+//! ```
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr::{addr_of_mut, null_mut};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pagefrag::RawFrag;
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::fragment;
+use crate::gate::Gated;
+
+/// What a `Fragment` is, after the object header.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub(crate) gate: Gated<RawFrag>,
+    pub(crate) readonly: bool,
+}
+
+#[repr(C)]
+struct Object {
+    base: ffi::PyObject,
+    body: Body,
+}
+
+/// A `Fragment` that somebody else holds a reference to while we look.
+#[derive(Clone, Copy)]
+pub(crate) struct This<'a, 'py> {
+    pub(crate) object: Borrowed<'a, 'py, PyAny>,
+    pub(crate) body: &'a Body,
+}
+
+impl<'a, 'py> This<'a, 'py> {
+    pub(crate) fn py(self) -> Python<'py> {
+        self.object.py()
+    }
+
+    /// The object as a `Fragment`, or `TypeError`.
+    pub(crate) fn cast(object: &'a Bound<'py, PyAny>) -> PyResult<Self> {
+        if object.get_type_ptr() != TYPE.load(Ordering::Relaxed) {
+            let found = object.get_type().name()?;
+            return Err(PyTypeError::new_err(format!(
+                "expected a Fragment, not {found}"
+            )));
+        }
+        // SAFETY: the type is exactly `Fragment`, which has no subclasses.
+        let body = unsafe { body(object.as_ptr()) };
+        Ok(This {
+            object: object.as_borrowed(),
+            body,
+        })
+    }
+
+    /// # Safety
+    /// - The interpreter is attached.
+    /// - `object` is a `Fragment` that stays alive for `'a`.
+    unsafe fn assume(object: *mut ffi::PyObject) -> Self {
+        // SAFETY: the first point.
+        let py = unsafe { Python::assume_attached() };
+        // SAFETY: the second point; a living object is not null.
+        let borrowed = unsafe { Borrowed::from_ptr(py, object) };
+        // SAFETY: the second point.
+        let body = unsafe { body(object) };
+        This {
+            object: borrowed,
+            body,
+        }
+    }
+}
+
+/// The type, from `register` on. Relaxed everywhere: the module import orders it, and a reference
+/// that is never given back keeps it.
+static TYPE: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(null_mut());
+
+/// The one way from an object to its fields.
+///
+/// # Safety
+/// - `object` is a `Fragment` that stays alive for `'a`.
+#[inline]
+unsafe fn body<'a>(object: *mut ffi::PyObject) -> &'a Body {
+    // SAFETY: a `Fragment` has the layout `Object`, and its body was written at birth.
+    unsafe { &(*object.cast::<Object>()).body }
+}
+
+/// A new `Fragment`; null with `MemoryError` set when there is no memory for the object, and
+/// then the fragment is given back. Runs no Python code.
+///
+/// # Safety
+/// - The interpreter is attached.
+#[inline]
+pub(crate) unsafe fn make_raw(raw: RawFrag, readonly: bool) -> *mut ffi::PyObject {
+    let kind = TYPE.load(Ordering::Relaxed);
+    // SAFETY: attached, by this function's contract.
+    let memory = unsafe { ffi::PyObject_Malloc(size_of::<Object>()) };
+    if memory.is_null() {
+        // SAFETY: attached.
+        return unsafe { ffi::PyErr_NoMemory() };
+    }
+    let body = Body {
+        gate: Gated::new(raw),
+        readonly,
+    };
+    // SAFETY: the memory is fresh and large enough; `Object` needs no more than the 16-byte
+    // alignment that the object allocator gives.
+    unsafe { addr_of_mut!((*memory.cast::<Object>()).body).write(body) };
+    // SAFETY: fresh memory of the type's basic size. Takes the reference to the type that
+    // `dealloc` gives back.
+    unsafe { ffi::PyObject_Init(memory.cast(), kind) }
+}
+
+/// A new `Fragment`.
+pub(crate) fn make(py: Python<'_>, raw: RawFrag, readonly: bool) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: `py` says that we are attached.
+    let object = unsafe { make_raw(raw, readonly) };
+    // SAFETY: a new reference, or null with the error set.
+    unsafe { Bound::from_owned_ptr_or_err(py, object) }
+}
+
+unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+    // SAFETY: read before the object is gone.
+    let kind = unsafe { ffi::Py_TYPE(object) };
+    // SAFETY: the last reference is gone, so nobody is inside and nobody can come; the body was
+    // written at birth and is dropped once.
+    unsafe { addr_of_mut!((*object.cast::<Object>()).body).drop_in_place() };
+    // SAFETY: memory from `PyObject_Malloc`, not used after.
+    unsafe { ffi::PyObject_Free(object.cast()) };
+    // SAFETY: the reference that `PyObject_Init` took.
+    unsafe { ffi::Py_DECREF(kind.cast()) };
+}
+
+unsafe extern "C" fn get_buffer(
+    object: *mut ffi::PyObject,
+    view: *mut ffi::Py_buffer,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the interpreter calls its slots attached, with an object of the slot's type.
+    let this = unsafe { This::assume(object) };
+    let refused = |error: PyErr| {
+        error.restore(this.py());
+        // SAFETY: the caller's view, to be marked as empty on failure.
+        unsafe { (*view).obj = null_mut() };
+        -1
+    };
+    let inside = match fragment::enter(this) {
+        Ok(inside) => inside,
+        Err(error) => return refused(error),
+    };
+    let (memory, len) = (inside.as_ptr(), inside.len().cast_signed());
+    let readonly = c_int::from(this.body.readonly);
+    // SAFETY: the bytes live as long as `inside` is counted; the view takes a reference to the
+    // object. Refuses a writable view of a read-only fragment by itself, with nothing taken.
+    let done = unsafe { ffi::PyBuffer_FillInfo(view, object, memory.cast(), len, readonly, flags) };
+    if done == 0 {
+        inside.stay();
+    }
+    done
+}
+
+unsafe extern "C" fn release_buffer(object: *mut ffi::PyObject, _view: *mut ffi::Py_buffer) {
+    // SAFETY: the object is alive: the view that goes now holds a reference.
+    let body = unsafe { body(object) };
+    // SAFETY: the interpreter releases each view once, and `get_buffer` stayed once for it.
+    unsafe { body.gate.leave() };
+}
+
+/// What a slot hands back to the interpreter.
+fn hand_back(py: Python<'_>, result: PyResult<Bound<'_, PyAny>>) -> *mut ffi::PyObject {
+    match result {
+        Ok(object) => object.into_ptr(),
+        Err(error) => {
+            error.restore(py);
+            null_mut()
+        }
+    }
+}
+
+/// The same for slots that return a number and -1 for an error.
+fn hand_back_number(py: Python<'_>, result: PyResult<isize>) -> isize {
+    result.unwrap_or_else(|error| {
+        error.restore(py);
+        -1
+    })
+}
+
+/// Wraps a safe function `fn(This) -> PyResult<Bound<PyAny>>` for C, with the unused arguments
+/// that the slot or method kind passes besides.
+macro_rules! plain {
+    ($safe:path) => {
+        plain!($safe, _unused: *mut ffi::PyObject)
+    };
+    ($safe:path, $($unused:ident: $type:ty),*) => {{
+        unsafe extern "C" fn raw(object: *mut ffi::PyObject, $($unused: $type),*) -> *mut ffi::PyObject {
+            // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
+            let this = unsafe { This::assume(object) };
+            hand_back(this.py(), $safe(this))
+        }
+        raw
+    }};
+}
+
+/// Wraps a safe function `fn(This, &Bound<PyAny>) -> PyResult<Bound<PyAny>>` for C.
+macro_rules! with_one {
+    ($safe:path) => {{
+        unsafe extern "C" fn raw(
+            object: *mut ffi::PyObject,
+            other: *mut ffi::PyObject,
+        ) -> *mut ffi::PyObject {
+            // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
+            let this = unsafe { This::assume(object) };
+            // SAFETY: an argument that the caller keeps alive during the call.
+            let other = unsafe { Borrowed::from_ptr(this.py(), other) };
+            hand_back(this.py(), $safe(this, &other))
+        }
+        raw
+    }};
+}
+
+/// Wraps a safe function that takes positional and named arguments.
+macro_rules! with_named {
+    ($safe:path) => {{
+        unsafe extern "C" fn raw(
+            object: *mut ffi::PyObject,
+            args: *mut ffi::PyObject,
+            named: *mut ffi::PyObject,
+        ) -> *mut ffi::PyObject {
+            // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
+            let this = unsafe { This::assume(object) };
+            // SAFETY: a tuple that the caller keeps alive during the call.
+            let args = unsafe { Borrowed::from_ptr(this.py(), args) };
+            // SAFETY: a dict that the caller keeps alive during the call, or null.
+            let named = unsafe { Borrowed::from_ptr_or_opt(this.py(), named) };
+            hand_back(this.py(), $safe(this, &args, named.as_deref()))
+        }
+        raw
+    }};
+}
+
+unsafe extern "C" fn length(object: *mut ffi::PyObject) -> ffi::Py_ssize_t {
+    // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
+    let this = unsafe { This::assume(object) };
+    hand_back_number(this.py(), fragment::len(this))
+}
+
+unsafe extern "C" fn hash(object: *mut ffi::PyObject) -> ffi::Py_hash_t {
+    // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
+    let this = unsafe { This::assume(object) };
+    hand_back_number(this.py(), fragment::hash(this))
+}
+
+unsafe extern "C" fn item(
+    object: *mut ffi::PyObject,
+    index: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
+    let this = unsafe { This::assume(object) };
+    hand_back(this.py(), fragment::item(this, index))
+}
+
+unsafe extern "C" fn assign(
+    object: *mut ffi::PyObject,
+    key: *mut ffi::PyObject,
+    value: *mut ffi::PyObject,
+) -> c_int {
+    // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
+    let this = unsafe { This::assume(object) };
+    // SAFETY: an argument that the caller keeps alive during the call.
+    let key = unsafe { Borrowed::from_ptr(this.py(), key) };
+    // SAFETY: an argument that the caller keeps alive during the call; null means deletion.
+    let value = unsafe { Borrowed::from_ptr_or_opt(this.py(), value) };
+    match fragment::assign(this, &key, value.as_deref()) {
+        Ok(()) => 0,
+        Err(error) => {
+            error.restore(this.py());
+            -1
+        }
+    }
+}
+
+unsafe extern "C" fn compare(
+    object: *mut ffi::PyObject,
+    other: *mut ffi::PyObject,
+    op: c_int,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
+    let this = unsafe { This::assume(object) };
+    // SAFETY: an argument that the caller keeps alive during the call.
+    let other = unsafe { Borrowed::from_ptr(this.py(), other) };
+    let wanted = match op {
+        ffi::Py_EQ => true,
+        ffi::Py_NE => false,
+        _ => {
+            return hand_back(
+                this.py(),
+                Ok(this.py().NotImplemented().into_bound(this.py())),
+            );
+        }
+    };
+    hand_back(this.py(), fragment::equals(this, &other, wanted))
+}
+
+const fn method(
+    name: &'static CStr,
+    call: ffi::PyMethodDefPointer,
+    flags: c_int,
+    doc: &'static CStr,
+) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: call,
+        ml_flags: flags,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+/// The table of methods, with the empty entry that ends it.
+fn methods() -> Vec<ffi::PyMethodDef> {
+    use crate::fragment as f;
+    use ffi::PyMethodDefPointer as P;
+    let none = |name, call, doc| method(name, P { PyCFunction: call }, ffi::METH_NOARGS, doc);
+    let one = |name, call, doc| method(name, P { PyCFunction: call }, ffi::METH_O, doc);
+    let named = |name, call, doc| {
+        method(
+            name,
+            P {
+                PyCFunctionWithKeywords: call,
+            },
+            ffi::METH_VARARGS | ffi::METH_KEYWORDS,
+            doc,
+        )
+    };
+    vec![
+        none(c"tobytes", plain!(f::tobytes), f::doc::TOBYTES),
+        named(c"hex", with_named!(f::hex), f::doc::HEX),
+        one(c"trim", with_one!(f::trim), f::doc::TRIM),
+        none(c"toreadonly", plain!(f::toreadonly), f::doc::TOREADONLY),
+        named(c"copy", with_named!(f::copy), f::doc::COPY),
+        none(c"release", plain!(f::release), f::doc::RELEASE),
+        none(c"__enter__", plain!(f::enter_with), f::doc::ENTER),
+        named(c"__exit__", with_named!(f::exit_with), f::doc::EXIT),
+        ffi::PyMethodDef::zeroed(),
+    ]
+}
+
+fn getter(name: &'static CStr, get: ffi::getter, doc: &'static CStr) -> ffi::PyGetSetDef {
+    ffi::PyGetSetDef {
+        name: name.as_ptr(),
+        get: Some(get),
+        set: None,
+        doc: doc.as_ptr(),
+        closure: null_mut(),
+    }
+}
+
+/// The table of attributes, with the empty entry that ends it.
+fn attributes() -> Vec<ffi::PyGetSetDef> {
+    use crate::fragment as f;
+    vec![
+        getter(
+            c"nbytes",
+            plain!(f::nbytes, _closure: *mut c_void),
+            f::doc::NBYTES,
+        ),
+        getter(
+            c"capacity",
+            plain!(f::capacity, _closure: *mut c_void),
+            f::doc::CAPACITY,
+        ),
+        getter(
+            c"page",
+            plain!(f::page, _closure: *mut c_void),
+            f::doc::PAGE,
+        ),
+        getter(
+            c"offset",
+            plain!(f::offset, _closure: *mut c_void),
+            f::doc::OFFSET,
+        ),
+        getter(
+            c"readonly",
+            plain!(f::readonly, _closure: *mut c_void),
+            f::doc::READONLY,
+        ),
+        getter(
+            c"pinned_bytes",
+            plain!(f::pinned_bytes, _closure: *mut c_void),
+            f::doc::PINNED,
+        ),
+        ffi::PyGetSetDef::default(),
+    ]
+}
+
+fn slot(slot: c_int, pfunc: *const c_void) -> ffi::PyType_Slot {
+    ffi::PyType_Slot {
+        slot,
+        pfunc: pfunc.cast_mut(),
+    }
+}
+
+/// Makes the type and adds it to the module.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    // Once per process, and the type refers to them for good.
+    let methods = Vec::leak(methods());
+    let attributes = Vec::leak(attributes());
+    let repr: unsafe extern "C" fn(*mut ffi::PyObject) -> *mut ffi::PyObject =
+        plain!(fragment::repr,);
+    let subscript: ffi::binaryfunc = with_one!(fragment::subscript);
+    let mut slots = [
+        slot(ffi::Py_tp_doc, fragment::doc::CLASS.as_ptr().cast()),
+        slot(ffi::Py_tp_dealloc, dealloc as *const c_void),
+        slot(ffi::Py_tp_repr, repr as *const c_void),
+        slot(ffi::Py_tp_hash, hash as *const c_void),
+        slot(ffi::Py_tp_richcompare, compare as *const c_void),
+        slot(ffi::Py_tp_methods, methods.as_ptr().cast()),
+        slot(ffi::Py_tp_getset, attributes.as_ptr().cast()),
+        slot(ffi::Py_mp_length, length as *const c_void),
+        slot(ffi::Py_mp_subscript, subscript as *const c_void),
+        slot(ffi::Py_mp_ass_subscript, assign as *const c_void),
+        slot(ffi::Py_sq_length, length as *const c_void),
+        slot(ffi::Py_sq_item, item as *const c_void),
+        slot(ffi::Py_bf_getbuffer, get_buffer as *const c_void),
+        slot(ffi::Py_bf_releasebuffer, release_buffer as *const c_void),
+        slot(0, null_mut()),
+    ];
+    let flags = ffi::Py_TPFLAGS_DEFAULT
+        | ffi::Py_TPFLAGS_IMMUTABLETYPE
+        | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION;
+    let name: *const c_char = c"pagefrag.Fragment".as_ptr();
+    let mut spec = ffi::PyType_Spec {
+        name,
+        basicsize: const { size_of::<Object>() as c_int },
+        itemsize: 0,
+        flags: flags.try_into()?,
+        slots: slots.as_mut_ptr(),
+    };
+    // SAFETY: the slots and the tables they name are complete, each function has the signature of
+    // its slot, and the basic size covers `Object`.
+    let kind = unsafe { ffi::PyType_FromSpec(&raw mut spec) };
+    // SAFETY: a new reference, or null with the error set.
+    let kind = unsafe { Bound::from_owned_ptr_or_err(py, kind) }?.cast_into::<PyType>()?;
+    module.add("Fragment", &kind)?;
+    TYPE.store(kind.into_ptr().cast(), Ordering::Relaxed);
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! `PagePool`: where pages come from, how much there may be, and what became of them.
+
+use pagefrag::HugePages;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::error::{broken, from_core};
+use crate::{args, stats};
+
+/// Pages of one size, cut from regions of 2 MiB, for any number of caches and threads.
+///
+/// `page_size` is a power of two from 4096 to 1048576. The regions mapped at one time never hold
+/// more than `max_bytes`; a request that would need more raises `PoolExhausted`. `huge_pages` is
+/// "auto" (ask for transparent huge pages, do without them silently) or "never". `init_on_alloc`
+/// and `init_on_free` fill memory with zeros when a fragment is carved or freed; without them a
+/// fresh fragment shows whatever was there before.
+///
+/// A pool lives as long as any of its caches or fragments.
+///
+/// >>> pool = PagePool(max_bytes=64 << 20)
+/// >>> frag = PageFragCache(pool).alloc(1500)
+/// >>> pool.stats().pages_in_use
+/// 1
+#[pyclass(frozen, weakref, module = "pagefrag")]
+pub(crate) struct PagePool {
+    pub(crate) core: pagefrag::PagePool,
+}
+
+#[pymethods]
+impl PagePool {
+    #[new]
+    #[pyo3(signature = (page_size=None, *, max_bytes=None, huge_pages="auto", init_on_alloc=false, init_on_free=false),
+           text_signature = "(page_size=32768, *, max_bytes=None, huge_pages='auto', init_on_alloc=False, init_on_free=False)")]
+    fn new(
+        page_size: Option<&Bound<'_, PyAny>>,
+        max_bytes: Option<&Bound<'_, PyAny>>,
+        huge_pages: &str,
+        init_on_alloc: bool,
+        init_on_free: bool,
+    ) -> PyResult<Self> {
+        let page_size = args::whole_or(page_size, "page_size", 32768)?;
+        let max_bytes = max_bytes
+            .map(|bytes| args::whole(bytes, "max_bytes"))
+            .transpose()?;
+        let huge_pages = match huge_pages {
+            "auto" => HugePages::Auto,
+            "never" => HugePages::Never,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "huge_pages is 'auto' or 'never', not {other:?}"
+                )));
+            }
+        };
+        let mut builder = pagefrag::PagePool::builder()
+            .page_size(page_size)
+            .huge_pages(huge_pages)
+            .init_on_alloc(init_on_alloc)
+            .init_on_free(init_on_free);
+        if let Some(max_bytes) = max_bytes {
+            builder = builder.max_bytes(max_bytes);
+        }
+        Ok(Self {
+            core: builder.build().map_err(from_core)?,
+        })
+    }
+
+    /// A `PoolStats` of this moment; exact when no thread is in the middle of something.
+    ///
+    /// >>> pool = PagePool()
+    /// >>> frag = PageFragCache(pool).alloc(2048)
+    /// >>> stats = pool.stats()
+    /// >>> stats.held_bytes, stats.live_bytes, stats.pinned_bytes
+    /// (32768, 2048, 30720)
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        stats::pool(py, &self.core.stats())
+    }
+
+    /// Checks that no page is lost or counted twice; the `PoolStats` it checked.
+    ///
+    /// `PagefragError` with one sentence for each law that is broken. Call it while no other
+    /// thread uses the pool.
+    ///
+    /// >>> PagePool().audit().pages_obtained
+    /// 0
+    fn audit<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        stats::pool(py, &self.core.audit().map_err(broken)?)
+    }
+
+    /// Returns wholly free regions to the system; how many.
+    ///
+    /// >>> pool = PagePool()
+    /// >>> cache = PageFragCache(pool)
+    /// >>> cache.alloc(64).release()
+    /// >>> cache.drain()
+    /// >>> pool.trim(), pool.stats().regions_mapped
+    /// (1, 0)
+    fn trim(&self) -> usize {
+        self.core.trim()
+    }
+
+    /// What the pool may hold at most, in bytes of regions; None when there is no limit.
+    ///
+    /// >>> PagePool(max_bytes=64 << 20).max_bytes
+    /// 67108864
+    #[getter]
+    fn max_bytes(&self) -> Option<usize> {
+        self.core.max_bytes()
+    }
+
+    /// Bytes of one page, which is also the largest fragment.
+    ///
+    /// >>> PagePool(65536).page_size
+    /// 65536
+    #[getter]
+    fn page_size(&self) -> usize {
+        self.core.page_size()
+    }
+
+    /// Whether transparent huge pages are asked for: "auto" or "never".
+    ///
+    /// >>> PagePool().huge_pages
+    /// 'auto'
+    #[getter]
+    fn huge_pages(&self) -> &'static str {
+        match self.core.huge_pages() {
+            HugePages::Never => "never",
+            _ => "auto",
+        }
+    }
+
+    /// Whether a fragment is all zeros when it is carved.
+    ///
+    /// >>> PagePool(init_on_alloc=True).init_on_alloc
+    /// True
+    #[getter]
+    fn init_on_alloc(&self) -> bool {
+        self.core.init_on_alloc()
+    }
+
+    /// Whether memory is filled with zeros when it is freed.
+    ///
+    /// >>> PagePool().init_on_free
+    /// False
+    #[getter]
+    fn init_on_free(&self) -> bool {
+        self.core.init_on_free()
+    }
+
+    fn __repr__(&self) -> String {
+        let stats = self.core.stats();
+        let limit = self
+            .core
+            .max_bytes()
+            .map_or("None".to_owned(), |bytes| bytes.to_string());
+        format!(
+            "<PagePool page_size={} held={} live={} max_bytes={limit}>",
+            self.core.page_size(),
+            stats.held_bytes,
+            stats.live_bytes,
+        )
+    }
+}
+
+static DEFAULT: PyOnceLock<Py<PagePool>> = PyOnceLock::new();
+
+/// The pool of everything that is not given one: 32 KiB pages, no limit.
+///
+/// >>> default_pool().page_size, default_pool() is default_pool()
+/// (32768, True)
+#[pyfunction]
+pub(crate) fn default_pool(py: Python<'_>) -> PyResult<Py<PagePool>> {
+    let pool = DEFAULT.get_or_try_init(py, || {
+        Py::new(
+            py,
+            PagePool {
+                core: pagefrag::PagePool::global().clone(),
+            },
+        )
+    })?;
+    Ok(pool.clone_ref(py))
+}
+
+/// The pool that was asked for, or the default one.
+pub(crate) fn or_default(py: Python<'_>, pool: Option<Py<PagePool>>) -> PyResult<Py<PagePool>> {
+    pool.map_or_else(|| default_pool(py), Ok)
+}

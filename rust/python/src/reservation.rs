@@ -1,0 +1,180 @@
+//! `Reservation`: room that was shown and not yet taken.
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use pagefrag::{Error, FragMut, LocalCache};
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::buffer::lend;
+use crate::error::{from_core, released, viewed};
+use crate::{args, object};
+
+/// Room in a page, from `PageFragCache.prepare`: a writable buffer until it is committed.
+///
+/// As a context manager it gives the room back at the end of the block, unless `commit` came
+/// before. While a view of the room exists, `commit` and the end of the block raise
+/// `BufferError`.
+///
+/// >>> room = PageFragCache().prepare(1000)
+/// >>> len(room) >= 1000
+/// True
+/// >>> room.commit(10).nbytes
+/// 10
+#[pyclass(frozen, module = "pagefrag")]
+pub(crate) struct Reservation {
+    cache: LocalCache,
+    room: Mutex<Option<FragMut>>,
+    /// Views of the room. Counted up only with `room` locked.
+    views: AtomicUsize,
+}
+
+impl Reservation {
+    pub(crate) fn new(cache: LocalCache, room: FragMut) -> Self {
+        Self {
+            cache,
+            room: Mutex::new(Some(room)),
+            views: AtomicUsize::new(0),
+        }
+    }
+
+    fn look<R>(&self, how: impl FnOnce(&mut FragMut) -> R) -> PyResult<R> {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        room.as_mut()
+            .map(how)
+            .ok_or_else(|| released("reservation"))
+    }
+
+    /// Takes the room out if `may` agrees; `None` when it is gone already.
+    fn take(&self, may: impl FnOnce(&FragMut) -> Result<(), Error>) -> PyResult<Option<FragMut>> {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        // Acquire: partner of the Release in `__releasebuffer__`; what was written through the
+        // view is in the fragment.
+        let views = self.views.load(Ordering::Acquire);
+        if views > 0 {
+            return Err(viewed("reservation", views));
+        }
+        if let Some(room) = room.as_ref() {
+            may(room).map_err(from_core)?;
+        }
+        Ok(room.take())
+    }
+}
+
+#[pymethods]
+impl Reservation {
+    /// Makes a fragment of the first `used` bytes; the rest is free again.
+    ///
+    /// The fragment lies where the room lay. `ValueError` for 0 or more than there is, with the
+    /// room still reserved.
+    ///
+    /// >>> room = PageFragCache().prepare(64)
+    /// >>> offset = room.offset
+    /// >>> room.commit(64).offset == offset
+    /// True
+    fn commit<'py>(
+        &self,
+        py: Python<'py>,
+        used: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let used = args::whole(used, "used")?;
+        let room = self.take(|room| match used {
+            0 => Err(Error::ZeroSize),
+            used if used > room.len() => Err(Error::CommitAboveRoom),
+            _ => Ok(()),
+        })?;
+        let room = room.ok_or_else(|| released("reservation"))?;
+        let frag = self.cache.settle(room, used).map_err(from_core)?;
+        object::make(py, frag.into_raw(), false)
+    }
+
+    /// Gives the room back; again, or after `commit`, does nothing.
+    ///
+    /// >>> PageFragCache().prepare(64).release()
+    fn release(&self) -> PyResult<()> {
+        // Dropped here, with the lock given back.
+        self.take(|_| Ok(())).map(drop)
+    }
+
+    /// Bytes that can be committed.
+    ///
+    /// >>> PageFragCache().prepare(64).nbytes >= 64
+    /// True
+    #[getter]
+    fn nbytes(&self) -> PyResult<usize> {
+        self.look(|room| room.len())
+    }
+
+    /// The page that the room is in, as `Fragment.page`.
+    ///
+    /// >>> room = PageFragCache().prepare(64)
+    /// >>> page = room.page
+    /// >>> room.commit(64).page == page
+    /// True
+    #[getter]
+    fn page(&self) -> PyResult<usize> {
+        self.look(|room| room.page())
+    }
+
+    /// Where in its page the room starts.
+    ///
+    /// >>> PageFragCache(PagePool()).prepare(64).offset
+    /// 0
+    #[getter]
+    fn offset(&self) -> PyResult<usize> {
+        self.look(|room| room.offset())
+    }
+
+    fn __len__(&self) -> PyResult<usize> {
+        self.nbytes()
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().nbytes()?;
+        Ok(slf)
+    }
+
+    #[pyo3(signature = (*_args))]
+    fn __exit__(&self, _args: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.release()
+    }
+
+    fn __repr__(&self) -> String {
+        match self.look(|room| (room.len(), room.page(), room.offset())) {
+            Ok((len, page, offset)) => format!("<Reservation len={len} page={page:#x}+{offset}>"),
+            Err(_) => "<Reservation released>".to_owned(),
+        }
+    }
+
+    /// # Safety
+    /// Called by the interpreter with a view to fill.
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        // Counted under the lock: from then on the room stays.
+        let memory = this.look(|room| {
+            // Relaxed: under the lock.
+            this.views.fetch_add(1, Ordering::Relaxed);
+            (room.as_mut_ptr(), room.len())
+        })?;
+        // SAFETY: the room stays as long as `views` counts this view, which is the interpreter's.
+        let lent = unsafe { lend(&slf, view, flags, memory, false) };
+        if lent.is_err() {
+            // Release: partner of the Acquire in `take`.
+            this.views.fetch_sub(1, Ordering::Release);
+        }
+        lent
+    }
+
+    /// # Safety
+    /// Called by the interpreter once for each view that was filled.
+    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
+        // Release: partner of the Acquire in `take`.
+        self.views.fetch_sub(1, Ordering::Release);
+    }
+}

@@ -1,0 +1,423 @@
+//! `SkBuff`: one packet in several pieces, with room in front and behind, as the kernel has it.
+//!
+//! What `put`, `push` and `pull` return are memoryviews of the linear part. They stay valid across
+//! everything that only moves the borders of the data; what would move the data itself, or give it
+//! away, is refused with `BufferError` while they exist.
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use pagefrag::{Error, Frag, FragMut, net};
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyInt, PyList, PyMemoryView, PySlice, PyTuple};
+
+use crate::buffer::{Lent, lend};
+use crate::error::{from_core, released, viewed};
+use crate::object::This;
+use crate::{args, fragment, home, object};
+
+/// A packet: a linear part with headroom and tailroom, and up to 17 fragments behind it.
+///
+/// >>> skb = netdev_alloc_skb(1500)
+/// >>> skb.put(b'payload') is not None
+/// True
+/// >>> skb.push(2)[:] = b'\x00\x07'
+/// >>> skb.len, skb.tobytes()
+/// (9, b'\x00\x07payload')
+#[pyclass(frozen, weakref, module = "pagefrag")]
+pub(crate) struct SkBuff {
+    /// Locked for the length of one core call; no Python code runs under it.
+    core: Mutex<Option<net::SkBuff>>,
+    /// Views of the linear part. Counted up only with `core` locked.
+    views: AtomicUsize,
+}
+
+impl SkBuff {
+    pub(crate) fn new(core: net::SkBuff) -> Self {
+        Self {
+            core: Mutex::new(Some(core)),
+            views: AtomicUsize::new(0),
+        }
+    }
+
+    fn with<R>(&self, how: impl FnOnce(&mut net::SkBuff) -> R) -> PyResult<R> {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        core.as_mut().map(how).ok_or_else(|| released("skb"))
+    }
+
+    fn try_with<R>(&self, how: impl FnOnce(&mut net::SkBuff) -> Result<R, Error>) -> PyResult<R> {
+        self.with(how)?.map_err(from_core)
+    }
+
+    /// The same for what moves the linear part: not while it is looked at.
+    fn try_moving<R>(&self, how: impl FnOnce(&mut net::SkBuff) -> Result<R, Error>) -> PyResult<R> {
+        self.with(|core| {
+            self.unseen()?;
+            how(core).map_err(from_core)
+        })?
+    }
+
+    fn unseen(&self) -> PyResult<()> {
+        // Acquire: partner of the Release in `__releasebuffer__`.
+        match self.views.load(Ordering::Acquire) {
+            0 => Ok(()),
+            views => Err(viewed("skb", views)),
+        }
+    }
+
+    /// Takes the packet out; the object is released by it.
+    pub(crate) fn take(&self) -> PyResult<net::SkBuff> {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        self.unseen()?;
+        core.take().ok_or_else(|| released("skb"))
+    }
+
+    /// Puts a packet back that `take` took.
+    fn give_back(&self, packet: net::SkBuff) {
+        *self.core.lock().unwrap_or_else(PoisonError::into_inner) = Some(packet);
+    }
+}
+
+/// `memoryview(skb)[start:start + len]`.
+fn view<'py>(skb: &Bound<'py, SkBuff>, start: usize, len: usize) -> PyResult<Bound<'py, PyAny>> {
+    let (start, stop) = (start.cast_signed(), (start + len).cast_signed());
+    PyMemoryView::from(skb)?.get_item(PySlice::new(skb.py(), start, stop, 1))
+}
+
+/// How much to put or push, and the bytes to fill it with, if given.
+fn amount(what: &Bound<'_, PyAny>) -> PyResult<(usize, Option<Lent>)> {
+    if what.is_instance_of::<PyInt>() || what.hasattr("__index__")? {
+        return Ok((args::whole(what, "n")?, None));
+    }
+    let bytes = Lent::or_copied(what)?;
+    Ok((bytes.len(), Some(bytes)))
+}
+
+fn fill(bytes: Option<&Lent>, room: &mut [u8]) {
+    if let Some(bytes) = bytes {
+        // SAFETY: the room was made for so many bytes.
+        unsafe { bytes.copy_to(room.as_mut_ptr()) };
+    }
+}
+
+#[pymethods]
+impl SkBuff {
+    /// Moves `n` bytes of tailroom to the headroom of an empty skb.
+    ///
+    /// >>> skb = netdev_alloc_skb(100)
+    /// >>> skb.reserve(16)
+    /// >>> skb.headroom
+    /// 80
+    fn reserve(&self, n: &Bound<'_, PyAny>) -> PyResult<()> {
+        let n = args::whole(n, "n")?;
+        self.try_with(|core| core.reserve(n))
+    }
+
+    /// Adds `n` bytes behind the linear data, or the given bytes; a view of what was added.
+    ///
+    /// >>> skb = netdev_alloc_skb(100)
+    /// >>> skb.put(5)[:] = b'hello'
+    /// >>> skb.tobytes()
+    /// b'hello'
+    fn put<'py>(slf: Bound<'py, Self>, n: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let (n, bytes) = amount(n)?;
+        let before = slf.get().try_with(|core| {
+            let before = core.head_len();
+            fill(bytes.as_ref(), core.put(n)?);
+            Ok(before)
+        })?;
+        view(&slf, before, n)
+    }
+
+    /// Adds `n` bytes in front of the data, or the given bytes; a view of what was added.
+    ///
+    /// >>> skb = netdev_alloc_skb(100)
+    /// >>> skb.push(b'head').tobytes(), skb.headroom
+    /// (b'head', 60)
+    fn push<'py>(slf: Bound<'py, Self>, n: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let (n, bytes) = amount(n)?;
+        slf.get().try_with(|core| {
+            fill(bytes.as_ref(), core.push(n)?);
+            Ok(())
+        })?;
+        view(&slf, 0, n)
+    }
+
+    /// Removes `n` bytes from the front of the linear data; a view of what is left of it.
+    ///
+    /// >>> skb = netdev_alloc_skb(100)
+    /// >>> view = skb.put(b'headbody')
+    /// >>> skb.pull(4).tobytes()
+    /// b'body'
+    fn pull<'py>(slf: Bound<'py, Self>, n: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let n = args::whole(n, "n")?;
+        let left = slf.get().try_with(|core| core.pull(n).map(<[u8]>::len))?;
+        view(&slf, 0, left)
+    }
+
+    /// Keeps the first `n` bytes of all data.
+    ///
+    /// >>> skb = netdev_alloc_skb(100)
+    /// >>> view = skb.put(b'headbody')
+    /// >>> skb.trim(4)
+    /// >>> skb.tobytes()
+    /// b'head'
+    fn trim(&self, n: &Bound<'_, PyAny>) -> PyResult<()> {
+        let n = args::whole(n, "n")?;
+        self.try_with(|core| core.trim(n))
+    }
+
+    /// Bytes in front of the data.
+    ///
+    /// >>> netdev_alloc_skb(100).headroom
+    /// 64
+    #[getter]
+    fn headroom(&self) -> PyResult<usize> {
+        self.with(|core| core.headroom())
+    }
+
+    /// Bytes behind the linear data that can still be put.
+    ///
+    /// >>> netdev_alloc_skb(100).tailroom >= 100
+    /// True
+    #[getter]
+    fn tailroom(&self) -> PyResult<usize> {
+        self.with(|core| core.tailroom())
+    }
+
+    /// Bytes of data, those in fragments included; the same as `len()`.
+    ///
+    /// >>> netdev_alloc_skb(100).len
+    /// 0
+    #[getter]
+    fn len(&self) -> PyResult<usize> {
+        self.with(|core| core.len())
+    }
+
+    /// Bytes of data that are in fragments.
+    ///
+    /// >>> skb = netdev_alloc_skb(100)
+    /// >>> skb.add_frag(netdev_alloc_frag(1000))
+    /// >>> skb.data_len
+    /// 1000
+    #[getter]
+    fn data_len(&self) -> PyResult<usize> {
+        self.with(|core| core.data_len())
+    }
+
+    /// Bytes of memory that the packet accounts for; never less than what it holds.
+    ///
+    /// >>> netdev_alloc_skb(1500).truesize
+    /// 2176
+    #[getter]
+    fn truesize(&self) -> PyResult<usize> {
+        self.with(|core| core.truesize())
+    }
+
+    /// Appends a fragment's bytes without copying them. The fragment stays usable.
+    ///
+    /// >>> skb = netdev_alloc_skb(100)
+    /// >>> skb.add_frag(netdev_alloc_frag(1000))
+    /// >>> skb.len
+    /// 1000
+    fn add_frag(&self, fragment: &Bound<'_, PyAny>) -> PyResult<()> {
+        let shared = fragment::enter(This::cast(fragment)?)?.share();
+        // SAFETY: nobody writes through a `Frag`, and sharers may read.
+        let shared = unsafe { Frag::from_raw(shared) };
+        // The lock is released before a refused fragment is dropped.
+        self.with(|core| core.add_frag(shared))?
+            .map_err(|(error, _)| from_core(error))
+    }
+
+    /// The fragments behind the linear part, sharing the memory, read-only.
+    ///
+    /// >>> skb = netdev_alloc_skb(100)
+    /// >>> skb.add_frag(netdev_alloc_frag(1000))
+    /// >>> [frag.nbytes for frag in skb.frags]
+    /// [1000]
+    #[getter]
+    fn frags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let shared = self.with(|core| core.frags().to_vec())?;
+        let made: PyResult<Vec<_>> = shared
+            .into_iter()
+            .map(|frag| object::make(py, frag.into_raw(), true))
+            .collect();
+        PyTuple::new(py, made?)
+    }
+
+    /// A second skb with the same data, shared. Neither may change the linear data afterwards.
+    ///
+    /// >>> skb = netdev_alloc_skb(100)
+    /// >>> view = skb.put(b'hello')
+    /// >>> skb.clone().tobytes()
+    /// b'hello'
+    fn clone(&self) -> PyResult<Self> {
+        self.with(|core| core.clone_skb()).map(Self::new)
+    }
+
+    /// Copies all data into one linear part, its own.
+    ///
+    /// >>> skb = netdev_alloc_skb(100)
+    /// >>> skb.add_frag(netdev_alloc_frag(1000))
+    /// >>> skb.linearize()
+    /// >>> skb.len, skb.data_len
+    /// (1000, 0)
+    fn linearize(&self, py: Python<'_>) -> PyResult<()> {
+        crate::thread_end::watch(py)?;
+        self.try_moving(|core| home::default_cache().with(|cache| core.linearize(cache)))
+    }
+
+    /// Moves all of `other` behind this skb's data if that is possible; whether it was.
+    ///
+    /// `other` is used up then, and `truesize` has grown by what it brought. False (too many
+    /// fragments, shared data) changes nothing.
+    ///
+    /// >>> first, second = netdev_alloc_skb(1000), netdev_alloc_skb(1000)
+    /// >>> view = first.put(b'one, '); view.release()
+    /// >>> view = second.put(b'two'); view.release()
+    /// >>> first.coalesce(second), first.tobytes()
+    /// (True, b'one, two')
+    fn coalesce(slf: &Bound<'_, Self>, other: &Bound<'_, Self>) -> PyResult<bool> {
+        if slf.is(other) {
+            return Err(PyValueError::new_err(
+                "an skb cannot be coalesced with itself",
+            ));
+        }
+        slf.get().with(|_| ())?;
+        let taken = other.get().take()?;
+        match slf.get().with(|core| core.coalesce(taken)) {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err((_, refused))) => {
+                other.get().give_back(refused);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The pieces in order, for `socket.sendmsg`.
+    ///
+    /// >>> skb = netdev_alloc_skb(100)
+    /// >>> view = skb.put(b'head')
+    /// >>> skb.add_frag(netdev_alloc_frag(1000))
+    /// >>> [memoryview(piece).nbytes for piece in skb.buffers()]
+    /// [4, 1000]
+    fn buffers<'py>(slf: Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
+        let py = slf.py();
+        let linear = slf.get().with(|core| core.head_len())?;
+        let pieces = PyList::empty(py);
+        if linear > 0 {
+            pieces.append(PyMemoryView::from(&slf)?)?;
+        }
+        for frag in slf.get().frags(py)? {
+            pieces.append(frag)?;
+        }
+        Ok(pieces)
+    }
+
+    /// All data, copied.
+    ///
+    /// >>> netdev_alloc_skb(100).tobytes()
+    /// b''
+    fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = self.with(|core| {
+            let mut bytes = Vec::with_capacity(core.len());
+            core.copy_to(&mut bytes);
+            bytes
+        })?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// Gives the packet's memory back now; again does nothing. `BufferError` while views exist.
+    ///
+    /// >>> netdev_alloc_skb(100).release()
+    fn release(&self) -> PyResult<()> {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        self.unseen()?;
+        let packet = core.take();
+        drop(core);
+        drop(packet);
+        Ok(())
+    }
+
+    fn __len__(&self) -> PyResult<usize> {
+        self.len()
+    }
+
+    /// An skb is true even if it is empty: it is a packet, not a container.
+    fn __bool__(&self) -> bool {
+        true
+    }
+
+    fn __repr__(&self) -> String {
+        let parts = self.with(|core| {
+            let (len, data_len, frags) = (core.len(), core.data_len(), core.nr_frags());
+            let (headroom, tailroom, truesize) =
+                (core.headroom(), core.tailroom(), core.truesize());
+            format!(
+                "<SkBuff len={len} data_len={data_len} frags={frags} headroom={headroom} \
+                 tailroom={tailroom} truesize={truesize}>"
+            )
+        });
+        parts.unwrap_or_else(|_| "<SkBuff released>".to_owned())
+    }
+
+    /// # Safety
+    /// Called by the interpreter with a view to fill.
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        // Counted under the lock: from then on the linear part stays where it is.
+        let (memory, readonly) = this.with(|core| {
+            // Relaxed: under the lock.
+            this.views.fetch_add(1, Ordering::Relaxed);
+            match core.data_mut() {
+                Ok(data) => ((data.as_mut_ptr(), data.len()), false),
+                Err(_) => ((core.data().as_ptr().cast_mut(), core.data().len()), true),
+            }
+        })?;
+        // SAFETY: the linear part stays as long as `views` counts this view, which is the
+        // interpreter's.
+        let lent = unsafe { lend(&slf, view, flags, memory, readonly) };
+        if lent.is_err() {
+            // Release: partner of the Acquire in `unseen`.
+            this.views.fetch_sub(1, Ordering::Release);
+        }
+        lent
+    }
+
+    /// # Safety
+    /// Called by the interpreter once for each view that was filled.
+    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
+        // Release: partner of the Acquire in `unseen`.
+        self.views.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Makes a packet of a whole fragment, which is released by it.
+///
+/// The room for the kernel's shared info, 320 bytes, is taken off its end. `BufferError` while
+/// views of the fragment exist, `ValueError` if it is too short or shares its memory.
+///
+/// >>> skb = build_skb(netdev_alloc_frag(2048))
+/// >>> skb.headroom, skb.tailroom
+/// (0, 1728)
+#[pyfunction]
+pub(crate) fn build_skb(fragment: &Bound<'_, PyAny>) -> PyResult<SkBuff> {
+    let this = This::cast(fragment)?;
+    if fragment::enter(this)?.len() <= net::SKB_SHARED_INFO {
+        return Err(from_core(Error::HeadTooSmall));
+    }
+    let raw = fragment::take_unique(this)?;
+    // SAFETY: unique, as `take_unique` has checked with nobody inside.
+    let head = unsafe { FragMut::from_raw(raw) };
+    net::SkBuff::build(head)
+        .map(SkBuff::new)
+        .map_err(|(error, _)| from_core(error))
+}
