@@ -1,0 +1,127 @@
+//! Who sent a packet, kept as the kernel wrote it.
+//!
+//! Turning an address into a `SocketAddr` or a Python tuple costs more than
+//! receiving the packet, and many users look at few of them. So the raw
+//! `sockaddr` is kept, cut to what an IPv6 one needs, and read when asked for.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+use crate::net::socket::{FAMILY_INET, FAMILY_INET6, NAME_BYTES};
+
+const V4_BYTES: usize = 16;
+const V6_BYTES: usize = 28;
+const _: () = assert!(NAME_BYTES >= V6_BYTES);
+
+/// The source address of a packet: a raw `sockaddr` of up to 28 bytes.
+///
+/// Two are equal when the kernel wrote the same bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// 1. Bytes from `len` on are zero, so that equality may look at all.
+    bytes: [u8; NAME_BYTES],
+    /// 2. At most `NAME_BYTES`.
+    len: u32,
+}
+
+impl Source {
+    /// Copies what the kernel wrote: `name` is cut at [`NAME_BYTES`].
+    pub(super) fn from_name(name: &[u8]) -> Self {
+        let mut bytes = [0; NAME_BYTES];
+        let len = name.len().min(NAME_BYTES);
+        bytes[..len].copy_from_slice(&name[..len]);
+        Self {
+            bytes,
+            len: u32::try_from(len).unwrap_or(0),
+        }
+    }
+
+    /// The address and port, when it is an IPv4 or IPv6 one. No allocation.
+    ///
+    /// `None` when the kernel gave no address.
+    pub fn to_socket_addr(&self) -> Option<SocketAddr> {
+        let raw = self.as_bytes();
+        match u16::from_ne_bytes(field(raw, 0)?) {
+            FAMILY_INET if raw.len() >= V4_BYTES => {
+                let port = u16::from_be_bytes(field(raw, 2)?);
+                let ip = Ipv4Addr::from(field::<4>(raw, 4)?);
+                Some(SocketAddrV4::new(ip, port).into())
+            }
+            FAMILY_INET6 if raw.len() >= V6_BYTES => {
+                let port = u16::from_be_bytes(field(raw, 2)?);
+                // As std keeps it: the bytes of the wire, read in our own order.
+                let flow = u32::from_ne_bytes(field(raw, 4)?);
+                let ip = Ipv6Addr::from(field::<16>(raw, 8)?);
+                let scope = u32::from_ne_bytes(field(raw, 24)?);
+                Some(SocketAddrV6::new(ip, port, flow, scope).into())
+            }
+            _ => None,
+        }
+    }
+
+    /// The raw `sockaddr` in the machine's byte order; empty when the kernel
+    /// gave none.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len as usize]
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to_socket_addr() {
+            Some(addr) => write!(f, "Source({addr})"),
+            None => write!(f, "Source({:02x?})", self.as_bytes()),
+        }
+    }
+}
+
+/// `N` bytes of `raw` from `at` on.
+fn field<const N: usize>(raw: &[u8], at: usize) -> Option<[u8; N]> {
+    raw.get(at..at + N)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v4_name() -> Vec<u8> {
+        let mut name = FAMILY_INET.to_ne_bytes().to_vec();
+        name.extend(4242_u16.to_be_bytes());
+        name.extend([127, 0, 0, 1]);
+        name.extend([0; 8]);
+        name
+    }
+
+    #[test]
+    fn an_ipv4_name_is_read_back() {
+        let source = Source::from_name(&v4_name());
+        assert_eq!(
+            source.to_socket_addr(),
+            Some("127.0.0.1:4242".parse().unwrap())
+        );
+        assert_eq!(source.as_bytes(), v4_name());
+        assert_eq!(format!("{source:?}"), "Source(127.0.0.1:4242)");
+    }
+
+    #[test]
+    fn an_ipv6_name_keeps_flow_and_scope() {
+        let mut name = FAMILY_INET6.to_ne_bytes().to_vec();
+        name.extend(53_u16.to_be_bytes());
+        name.extend(7_u32.to_ne_bytes());
+        name.extend(Ipv6Addr::LOCALHOST.octets());
+        name.extend(3_u32.to_ne_bytes());
+        let expected = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 53, 7, 3);
+        assert_eq!(
+            Source::from_name(&name).to_socket_addr(),
+            Some(expected.into())
+        );
+    }
+
+    #[test]
+    fn a_short_or_missing_name_is_no_address() {
+        for len in 0..V4_BYTES {
+            assert_eq!(Source::from_name(&v4_name()[..len]).to_socket_addr(), None);
+        }
+        assert!(Source::from_name(&[]).as_bytes().is_empty());
+    }
+}

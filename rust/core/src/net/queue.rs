@@ -1,0 +1,109 @@
+//! What a queue counts, with the kernel's names and definitions.
+//!
+//! The first group are `qstats` of `Documentation/netlink/specs/netdev.yaml`, so
+//! that a number here means what it means in `ethtool` and `netdev` dumps. The
+//! second group the kernel has no name for. A failure is one of these numbers,
+//! never a line in a log.
+
+/// Counters of one receive queue. A snapshot: plain numbers.
+///
+/// A packet that the kernel gave to a ring is in exactly one of `rx_packets`
+/// (handed out, perhaps truncated) and `rx_alloc_fail` (no memory to store it);
+/// one that the kernel could not queue is in `rx_hw_drop_overruns`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueueStats {
+    /// Wire packets received and passed on; segments of a super-buffer count
+    /// one each.
+    pub rx_packets: u64,
+    /// Payload bytes of `rx_packets` as stored.
+    pub rx_bytes: u64,
+    /// Times an skb or buffer allocation failed on the receive path. On a ring:
+    /// packets that were read and thrown away because the pool was at its limit.
+    pub rx_alloc_fail: u64,
+    /// Packets that reached the queue and never left it, for whatever reason;
+    /// `rx_hw_drop_overruns` is part of it.
+    pub rx_hw_drops: u64,
+    /// Packets dropped for a transient lack of room: on a ring, what the kernel
+    /// dropped because the socket's receive buffer was full (`SO_RXQ_OVFL`).
+    pub rx_hw_drop_overruns: u64,
+    /// Super-buffers that the kernel coalesced from several packets (`UDP_GRO`).
+    pub rx_hw_gro_packets: u64,
+    /// Bytes of `rx_hw_gro_packets`.
+    pub rx_hw_gro_bytes: u64,
+    /// Wire packets that went into `rx_hw_gro_packets`.
+    pub rx_hw_gro_wire_packets: u64,
+    /// Bytes of `rx_hw_gro_wire_packets`, payload only: the same bytes.
+    pub rx_hw_gro_wire_bytes: u64,
+
+    /// Packets of `rx_packets` that were longer than their buffer.
+    pub truncated: u64,
+    /// Receive calls that handed out at least one packet.
+    pub batches: u64,
+    /// The most packets one receive call handed out.
+    pub largest_batch: u64,
+    /// Times the ring was waited for.
+    pub waits: u64,
+}
+
+/// A cumulative 32-bit drop count of the kernel (`sk_drops`), widened.
+///
+/// The same count arrives by two roads: with packets, where it says how many
+/// were dropped before this one was queued, and by asking the socket. So a
+/// value may be older than the last one seen, and is then ignored.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct DropCount {
+    last: u32,
+    total: u64,
+}
+
+impl DropCount {
+    /// Counts from `baseline` on: what was dropped before is not ours.
+    pub(super) fn from_baseline(baseline: u32) -> Self {
+        Self {
+            last: baseline,
+            total: 0,
+        }
+    }
+
+    /// The count with `now` taken into account.
+    pub(super) fn seen(self, now: u32) -> Self {
+        let ahead = now.wrapping_sub(self.last);
+        // More than half the circle ahead is behind.
+        if ahead > u32::MAX / 2 {
+            return self;
+        }
+        Self {
+            last: now,
+            total: self.total + u64::from(ahead),
+        }
+    }
+
+    /// Drops since the baseline.
+    pub(super) fn total(self) -> u64 {
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DropCount;
+
+    #[test]
+    fn drops_are_counted_from_the_baseline_once() {
+        let count = DropCount::from_baseline(5).seen(5).seen(9).seen(9);
+        assert_eq!(count.total(), 4);
+    }
+
+    #[test]
+    fn a_count_that_is_older_than_the_last_one_changes_nothing() {
+        let count = DropCount::from_baseline(0).seen(10).seen(7).seen(11);
+        assert_eq!(count.total(), 11);
+    }
+
+    #[test]
+    fn a_count_that_wraps_goes_on() {
+        let count = DropCount::from_baseline(u32::MAX - 1).seen(3);
+        assert_eq!(count.total(), 5);
+    }
+}

@@ -1,0 +1,467 @@
+//! The door to the operating system: the one file of `net` that names libc.
+//!
+//! [`Messages`] is what `recvmmsg` reads and writes: for each slot a header, one
+//! buffer, a place for the sender's name and one for control messages. It is
+//! allocated once, filled in before each call, and read back afterwards without
+//! unsafe code. Nothing here waits, but [`wait_readable`].
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use libc::{c_int, c_uint, c_void, socklen_t};
+
+/// Bytes kept of a sender's name: what an IPv6 `sockaddr` has.
+pub(super) const NAME_BYTES: usize = 28;
+const NAME_LEN: socklen_t = 28;
+const _: () = assert!(NAME_BYTES == size_of::<libc::sockaddr_in6>());
+/// `sa_family` of an IPv4 address.
+pub(super) const FAMILY_INET: u16 = 2;
+/// `sa_family` of an IPv6 address.
+pub(super) const FAMILY_INET6: u16 = 10;
+const _: () = assert!(FAMILY_INET as c_int == libc::AF_INET);
+const _: () = assert!(FAMILY_INET6 as c_int == libc::AF_INET6);
+/// Messages that one `recvmmsg` takes at most (the kernel's `UIO_MAXIOV`).
+pub(super) const MAX_MESSAGES: usize = 1024;
+
+/// Bytes for the control messages of a packet: a drop count and a segment size
+/// (24 each), with room for a timestamp, mark and priority that the user asked
+/// the socket for and that come before them.
+const CONTROL_BYTES: usize = 192;
+
+/// `SK_MEMINFO_DROPS` and the number of values (`linux/sock_diag.h`).
+const MEMINFO_DROPS: usize = 8;
+const MEMINFO_VALUES: usize = 9;
+
+/// Waits until `fd` is readable, at most for `timeout` (`None`: as long as it
+/// takes). Receives nothing.
+///
+/// # Errors
+/// The operating system's, `EBADF` for a descriptor that is closed.
+///
+/// # Examples
+/// ```
+/// use pagefrag::net::{Readiness, wait_readable};
+/// use std::{net::UdpSocket, os::fd::AsFd, time::Duration};
+///
+/// let socket = UdpSocket::bind("127.0.0.1:0")?;
+/// let answer = wait_readable(socket.as_fd(), Some(Duration::from_millis(1)))?;
+/// assert_eq!(answer, Readiness::TimedOut);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<Readiness> {
+    let mut polled = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN | libc::POLLRDHUP,
+        revents: 0,
+    };
+    let limit = timeout.map(timespec);
+    let limit_ptr = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the first two arguments are one live `pollfd`, `limit_ptr` is null
+    // or points to `limit`, which lives to the end of this function, and a null
+    // signal mask is allowed.
+    let ready = unsafe { libc::ppoll(&raw mut polled, 1, limit_ptr, std::ptr::null()) };
+    if ready < 0 {
+        return match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(Readiness::Interrupted),
+            error => Err(error),
+        };
+    }
+    match polled.revents {
+        0 => Ok(Readiness::TimedOut),
+        events if events & libc::POLLNVAL != 0 => Err(os_error(libc::EBADF)),
+        events if events & (libc::POLLRDHUP | libc::POLLHUP) != 0 => Ok(Readiness::ShutDown),
+        _ => Ok(Readiness::Ready),
+    }
+}
+
+/// What waiting came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Readiness {
+    /// There is a packet, or an error that receiving will tell.
+    Ready,
+    /// The time is up.
+    TimedOut,
+    /// A signal came first. Whoever has signal handlers to run does so and
+    /// waits for the rest of the time.
+    Interrupted,
+    /// The socket was shut down for reading. Packets that are queued can still
+    /// be received; when there is none there never will be.
+    ShutDown,
+}
+
+fn timespec(time: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    }
+}
+
+fn os_error(code: c_int) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+/// Is this a UDP socket? What is wrong is told by the error number: `EBADF`
+/// closed, `ENOTSOCK` no socket, `EPROTOTYPE` not a datagram socket,
+/// `EAFNOSUPPORT` neither IPv4 nor IPv6, `EPROTONOSUPPORT` not UDP.
+pub(super) fn check_udp(fd: BorrowedFd<'_>) -> io::Result<()> {
+    if option(fd, libc::SOL_SOCKET, libc::SO_TYPE)? != libc::SOCK_DGRAM {
+        return Err(os_error(libc::EPROTOTYPE));
+    }
+    if !matches!(
+        option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)?,
+        libc::AF_INET | libc::AF_INET6
+    ) {
+        return Err(os_error(libc::EAFNOSUPPORT));
+    }
+    if option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)? != libc::IPPROTO_UDP {
+        return Err(os_error(libc::EPROTONOSUPPORT));
+    }
+    Ok(())
+}
+
+/// A socket option that was changed for a while.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Changed {
+    level: c_int,
+    name: c_int,
+    before: c_int,
+}
+
+impl Changed {
+    /// Puts the option back. A socket that is gone needs it no longer.
+    pub(super) fn restore(self, fd: BorrowedFd<'_>) {
+        let _ = set_option(fd, self.level, self.name, self.before);
+    }
+}
+
+/// Asks for the kernel's drop count with each packet (`SO_RXQ_OVFL`).
+pub(super) fn count_drops(fd: BorrowedFd<'_>) -> io::Result<Option<Changed>> {
+    change(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, true)
+}
+
+/// Switches coalescing of packets on or off (`UDP_GRO`). A kernel before 5.0
+/// does not know it: an error, which matters only to who wanted it on.
+pub(super) fn coalesce_packets(fd: BorrowedFd<'_>, on: bool) -> io::Result<Option<Changed>> {
+    change(fd, libc::SOL_UDP, libc::UDP_GRO, on)
+}
+
+fn change(fd: BorrowedFd<'_>, level: c_int, name: c_int, on: bool) -> io::Result<Option<Changed>> {
+    let before = option(fd, level, name)?;
+    if (before != 0) == on {
+        return Ok(None);
+    }
+    set_option(fd, level, name, c_int::from(on))?;
+    Ok(Some(Changed {
+        level,
+        name,
+        before,
+    }))
+}
+
+/// How many packets the kernel has dropped at this socket since it was made;
+/// `None` where it does not say (`SO_MEMINFO`, Linux 4.12).
+pub(super) fn drops(fd: BorrowedFd<'_>) -> Option<u32> {
+    let mut values = [0_u32; MEMINFO_VALUES];
+    let bytes = get_option(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, &mut values).ok()?;
+    (bytes == size_of_val(&values)).then_some(values[MEMINFO_DROPS])
+}
+
+fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value = [0; 1];
+    get_option(fd, level, name, &mut value)?;
+    Ok(value[0])
+}
+
+/// Reads an option made of plain numbers and returns the bytes written.
+fn get_option<T: Number, const N: usize>(
+    fd: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    values: &mut [T; N],
+) -> io::Result<usize> {
+    let mut len = socklen_t::try_from(size_of_val(values)).map_err(io::Error::other)?;
+    let target: *mut c_void = values.as_mut_ptr().cast();
+    // SAFETY: `target` and `len` describe `values`, borrowed for the call, and
+    // any bytes the kernel writes are valid numbers.
+    let code = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, target, &raw mut len) };
+    if code < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(len as usize)
+}
+
+/// Types for which any bytes are a value.
+trait Number: Copy {}
+impl Number for c_int {}
+impl Number for u32 {}
+
+fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    let len = socklen_t::try_from(size_of::<c_int>()).map_err(io::Error::other)?;
+    let source: *const c_void = std::ptr::from_ref(&value).cast();
+    // SAFETY: `source` and `len` describe `value`, which lives through the call.
+    let code = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, source, len) };
+    if code < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+struct Name([u8; NAME_BYTES]);
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+/// The arrays behind `recvmmsg`, for up to a fixed number of messages.
+pub(super) struct Messages {
+    /// 1. The pointers in a header are read by the kernel only, in [`Self::call`],
+    ///    and all of the headers passed there were filled in just before.
+    headers: Box<[libc::mmsghdr]>,
+    vectors: Box<[libc::iovec]>,
+    names: Box<[Name]>,
+    controls: Box<[Control]>,
+}
+
+// SAFETY: the only parts that are not Send are the raw pointers in `headers` and
+// `vectors`. They are used during one call of `Messages::call` and filled in anew
+// before each (invariant 1), with addresses of memory that this value owns or
+// that the caller of that call has borrowed. Between calls they are dead, so
+// it does not matter on which thread they lie.
+unsafe impl Send for Messages {}
+
+impl std::fmt::Debug for Messages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Messages")
+            .field("slots", &self.headers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Messages {
+    /// Arrays for `slots` messages: the only heap calls there are.
+    pub(super) fn new(slots: usize) -> Self {
+        Self {
+            headers: vec![no_message(); slots].into(),
+            vectors: vec![NO_BUFFER; slots].into(),
+            names: vec![Name([0; NAME_BYTES]); slots].into(),
+            controls: vec![Control([0; CONTROL_BYTES]); slots].into(),
+        }
+    }
+
+    /// Messages that one call takes at most.
+    pub(super) fn slots(&self) -> usize {
+        self.headers.len()
+    }
+
+    /// Receives into `buffers`, one message each, without waiting. Returns how
+    /// many came; 0 when there is nothing.
+    pub(super) fn receive<'b>(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        buffers: impl Iterator<Item = &'b mut [u8]>,
+    ) -> io::Result<usize> {
+        let mut count = 0;
+        for (vector, buffer) in self.vectors.iter_mut().zip(buffers) {
+            *vector = libc::iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: buffer.len(),
+            };
+            count += 1;
+        }
+        self.call(fd, count)
+    }
+
+    /// Reads up to `count` messages and throws their bytes away.
+    pub(super) fn discard(&mut self, fd: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
+        let count = count.min(self.vectors.len());
+        self.vectors[..count].fill(NO_BUFFER);
+        self.call(fd, count)
+    }
+
+    /// One `recvmmsg` over the first `count` vectors.
+    fn call(&mut self, fd: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
+        self.fill_in(count);
+        // MSG_TRUNC: the length told is the one that was sent.
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        let headers = self.headers.as_mut_ptr();
+        let count = c_uint::try_from(count).map_err(io::Error::other)?;
+        loop {
+            // SAFETY: the first `count` headers were filled in above with names,
+            // vectors and controls that `self` owns; the vectors point to buffers
+            // that the caller of `receive` has borrowed mutably for longer than
+            // this call, or to none; a null timeout is allowed.
+            let received = unsafe {
+                libc::recvmmsg(
+                    fd.as_raw_fd(),
+                    headers,
+                    count,
+                    flags as _,
+                    std::ptr::null_mut(),
+                )
+            };
+            if let Ok(received) = usize::try_from(received) {
+                return Ok(received);
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => return Ok(0),
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Points the first `count` headers to their parts, as the kernel changes
+    /// the lengths in them with each call.
+    fn fill_in(&mut self, count: usize) {
+        let parts = self
+            .vectors
+            .iter_mut()
+            .zip(&mut self.names)
+            .zip(&mut self.controls);
+        for (message, ((vector, name), control)) in self.headers[..count].iter_mut().zip(parts) {
+            let header = &mut message.msg_hdr;
+            header.msg_name = name.0.as_mut_ptr().cast();
+            header.msg_namelen = NAME_LEN;
+            header.msg_iov = vector;
+            header.msg_iovlen = 1;
+            header.msg_control = control.0.as_mut_ptr().cast();
+            header.msg_controllen = CONTROL_BYTES as _;
+            header.msg_flags = 0;
+        }
+    }
+
+    /// Bytes of message `index` as it was sent.
+    pub(super) fn wire_len(&self, index: usize) -> usize {
+        self.headers[index].msg_len as usize
+    }
+
+    /// The raw address of the sender of message `index`; empty when the kernel
+    /// gave none.
+    pub(super) fn name(&self, index: usize) -> &[u8] {
+        let len = self.headers[index].msg_hdr.msg_namelen as usize;
+        &self.names[index].0[..len.min(NAME_BYTES)]
+    }
+
+    /// What the control messages of message `index` say.
+    pub(super) fn notes(&self, index: usize) -> Notes {
+        #[allow(clippy::unnecessary_cast, reason = "narrower in some C libraries")]
+        let len = self.headers[index].msg_hdr.msg_controllen as usize;
+        Notes::read(&self.controls[index].0[..len.min(CONTROL_BYTES)])
+    }
+}
+
+/// A vector without a buffer.
+const NO_BUFFER: libc::iovec = libc::iovec {
+    iov_base: std::ptr::null_mut(),
+    iov_len: 0,
+};
+
+fn no_message() -> libc::mmsghdr {
+    // SAFETY: all fields are numbers and pointers, for which zero is a value
+    // (some C libraries add private padding, so they cannot be named).
+    unsafe { std::mem::zeroed() }
+}
+
+/// What the kernel told beside the bytes of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Notes {
+    /// Packets dropped at this socket before this one was queued, cumulative.
+    pub(super) drops: Option<u32>,
+    /// Bytes of each segment of a coalesced super-buffer but the last.
+    pub(super) segment: Option<usize>,
+}
+
+impl Notes {
+    /// Reads a buffer of control messages: header, data, padding to a word.
+    fn read(mut control: &[u8]) -> Self {
+        let mut notes = Self::default();
+        while let Some((len, level, kind)) = control_header(control) {
+            let Some(data) = control.get(CONTROL_HEADER..len) else {
+                break;
+            };
+            match (level, kind) {
+                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
+                    notes.drops = number(data).map(u32::from_ne_bytes);
+                }
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    notes.segment = number(data)
+                        .map(c_int::from_ne_bytes)
+                        .and_then(|bytes| usize::try_from(bytes).ok());
+                }
+                _ => {}
+            }
+            let next = len.next_multiple_of(WORD);
+            control = control.get(next..).unwrap_or_default();
+        }
+        notes
+    }
+}
+
+/// Bytes of a control message's header as the kernel writes it: a word that
+/// counts header and data, the level, the type.
+const CONTROL_HEADER: usize = WORD + 2 * size_of::<c_int>();
+const WORD: usize = size_of::<usize>();
+
+/// Length, level and type of the control message that `control` begins with.
+fn control_header(control: &[u8]) -> Option<(usize, c_int, c_int)> {
+    let len = usize::from_ne_bytes(number(control)?);
+    let level = c_int::from_ne_bytes(number(control.get(WORD..)?)?);
+    let kind = c_int::from_ne_bytes(number(control.get(WORD + size_of::<c_int>()..)?)?);
+    // A length that does not reach over its own header would never end.
+    (len >= CONTROL_HEADER).then_some((len, level, kind))
+}
+
+/// The first `N` bytes.
+fn number<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
+    bytes.get(..N)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control(level: c_int, kind: c_int, data: &[u8]) -> Vec<u8> {
+        let len = CONTROL_HEADER + data.len();
+        let mut bytes = len.to_ne_bytes().to_vec();
+        bytes.extend(level.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(data);
+        bytes.resize(len.next_multiple_of(WORD), 0);
+        bytes
+    }
+
+    #[test]
+    fn notes_are_found_behind_messages_of_others() {
+        let mut bytes = control(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &[9; 16]);
+        bytes.extend(control(
+            libc::SOL_SOCKET,
+            libc::SO_RXQ_OVFL,
+            &7_u32.to_ne_bytes(),
+        ));
+        bytes.extend(control(
+            libc::SOL_UDP,
+            libc::UDP_GRO,
+            &1200_i32.to_ne_bytes(),
+        ));
+        let expected = Notes {
+            drops: Some(7),
+            segment: Some(1200),
+        };
+        assert_eq!(Notes::read(&bytes), expected);
+    }
+
+    #[test]
+    fn cut_or_senseless_control_messages_end_the_reading() {
+        let whole = control(libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes());
+        for len in 0..whole.len() - 4 {
+            assert_eq!(Notes::read(&whole[..len]), Notes::default());
+        }
+        assert_eq!(Notes::read(&[0; 64]), Notes::default());
+        assert_eq!(Notes::read(&[0xff; 64]), Notes::default());
+    }
+}
