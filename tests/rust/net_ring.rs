@@ -1,73 +1,20 @@
 //! What a receive ring promises, on real sockets.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+mod net;
+
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pagefrag::net::{Readiness, RxBatch, RxOptions, RxPacket, RxRing, wait_readable};
+use net::{Bench, V4, V6, bench_on, one_region, set_option};
+use pagefrag::net::{Readiness, RxOptions, RxRing, wait_readable};
 use pagefrag::{FragMut, PageFragCache, PagePool};
-use pagefrag_tests::{fill, first_damage};
-
-const V4: &str = "127.0.0.1:0";
-const V6: &str = "[::1]:0";
-
-/// A ring over a socket, the cache that feeds it, and somebody who sends.
-struct Bench {
-    pool: PagePool,
-    cache: PageFragCache,
-    ring: RxRing<UdpSocket>,
-    sender: UdpSocket,
-    address: SocketAddr,
-}
-
-fn bench_on(pool: PagePool, bind: &str, options: RxOptions) -> Bench {
-    let socket = UdpSocket::bind(bind).unwrap();
-    let address = socket.local_addr().unwrap();
-    Bench {
-        cache: PageFragCache::new(&pool),
-        ring: RxRing::new(socket, &pool, options).unwrap(),
-        sender: UdpSocket::bind(bind).unwrap(),
-        address,
-        pool,
-    }
-}
+use pagefrag_tests::first_damage;
 
 fn bench(options: RxOptions) -> Bench {
     bench_on(PagePool::new(32 * 1024).unwrap(), V4, options)
-}
-
-fn one_region(page_size: usize) -> PagePool {
-    PagePool::builder()
-        .page_size(page_size)
-        .max_bytes(2 << 20)
-        .build()
-        .unwrap()
-}
-
-impl Bench {
-    fn send(&self, len: usize, seed: u64) {
-        let mut bytes = vec![0; len];
-        fill(&mut bytes, seed);
-        assert_eq!(self.sender.send_to(&bytes, self.address).unwrap(), len);
-    }
-
-    fn recv(&mut self, max: usize) -> RxBatch {
-        self.ring.recv(&mut self.cache, max).unwrap()
-    }
-
-    /// Receives until `count` packets are there, and fails after a while.
-    fn recv_all(&mut self, count: usize) -> Vec<RxPacket> {
-        let mut packets = Vec::new();
-        let end = Instant::now() + Duration::from_secs(20);
-        while packets.len() < count {
-            assert!(Instant::now() < end, "{} of {count} packets", packets.len());
-            self.ring.wait(Some(Duration::from_millis(50))).unwrap();
-            packets.extend(self.recv(count - packets.len()));
-        }
-        packets
-    }
 }
 
 fn no_gro() -> RxOptions {
@@ -384,127 +331,6 @@ fn what_the_kernel_drops_is_counted_from_the_ring_on() {
 }
 
 #[test]
-fn coalesced_packets_are_segments_that_share_their_buffer() {
-    for bind in [V4, V6] {
-        let mut bench = bench_on(
-            PagePool::new(64 * 1024).unwrap(),
-            bind,
-            RxOptions::default(),
-        );
-        if !bench.ring.gro() {
-            eprintln!("skipped: this kernel has no UDP_GRO");
-            return;
-        }
-        let mut bytes = vec![0; 40 * 1200 + 7];
-        fill(&mut bytes, 3);
-        send_segmented(&bench, &bytes, 1200);
-        let packets = bench.recv_all(41);
-        let from = bench.sender.local_addr().unwrap();
-        for (index, packet) in packets.iter().enumerate() {
-            let expected = &bytes[index * 1200..bytes.len().min((index + 1) * 1200)];
-            assert_eq!(&packet.frag[..], expected);
-            assert_eq!(packet.frag.page(), packets[0].frag.page());
-            assert_eq!(packet.wire_len(), expected.len());
-            assert!(packet.is_segment());
-            assert_eq!(packet.source.to_socket_addr(), Some(from));
-        }
-        let stats = bench.ring.stats();
-        assert_eq!((stats.rx_packets, stats.rx_hw_gro_packets), (41, 1));
-        assert_eq!(stats.rx_hw_gro_wire_packets, 41);
-        assert_eq!(stats.rx_bytes, stats.rx_hw_gro_bytes);
-        bench.ring.drain();
-        drop(packets);
-        assert_eq!(bench.pool.stats().live_bytes, 0);
-    }
-}
-
-#[test]
-fn segments_above_max_wait_and_nothing_overtakes_them() {
-    let mut bench = bench_on(PagePool::new(64 * 1024).unwrap(), V4, RxOptions::default());
-    if !bench.ring.gro() {
-        eprintln!("skipped: this kernel has no UDP_GRO");
-        return;
-    }
-    for seed in 0..3 {
-        let mut bytes = vec![0; 10 * 100];
-        fill(&mut bytes, seed);
-        send_segmented(&bench, &bytes, 100);
-        bench.send(5, seed);
-    }
-    let mut out = Vec::new();
-    while out.len() < 33 {
-        let batch = bench.recv(7);
-        assert!(!batch.is_empty() && batch.len() <= 7);
-        let waits = bench.ring.stats().waits;
-        if bench.ring.has_pending() {
-            assert_eq!(bench.ring.wait(None).unwrap(), Readiness::Ready);
-            assert_eq!(bench.ring.stats().waits, waits, "nothing was waited for");
-        }
-        out.extend(batch);
-    }
-    let lengths: Vec<_> = out.iter().map(|packet| packet.frag.len()).collect();
-    assert_eq!(lengths, [[100; 10].as_slice(), &[5]].concat().repeat(3));
-    assert!(!bench.ring.has_pending());
-    assert_eq!(bench.ring.stats().largest_batch, 7);
-}
-
-#[test]
-fn a_lone_packet_with_gro_on_does_not_keep_a_super_buffer() {
-    let mut bench = bench_on(PagePool::new(64 * 1024).unwrap(), V4, RxOptions::default());
-    if !bench.ring.gro() {
-        eprintln!("skipped: this kernel has no UDP_GRO");
-        return;
-    }
-    let mut kept = Vec::new();
-    for seed in 0..100 {
-        bench.send(1200, seed);
-        kept.extend(bench.recv_all(1));
-    }
-    for (seed, packet) in kept.iter().enumerate() {
-        assert_eq!(first_damage(&packet.frag, seed as u64), None);
-        assert!(!packet.is_segment());
-    }
-    bench.ring.drain();
-    assert_eq!(bench.pool.stats().live_bytes, 100 * 1216);
-}
-
-#[test]
-fn small_pages_or_a_plain_no_leave_packets_alone() {
-    for (page_size, gro) in [(32 * 1024, true), (64 * 1024, false)] {
-        let options = RxOptions {
-            gro,
-            ..RxOptions::default()
-        };
-        let mut bench = bench_on(PagePool::new(page_size).unwrap(), V4, options);
-        assert!(!bench.ring.gro());
-        assert_eq!(bench.ring.buf_size(), 2048);
-        let mut bytes = vec![0; 2500];
-        fill(&mut bytes, 1);
-        send_segmented(&bench, &bytes, 1000);
-        let packets = bench.recv_all(3);
-        let lengths: Vec<_> = packets.iter().map(|packet| packet.frag.len()).collect();
-        assert_eq!(lengths, [1000, 1000, 500]);
-        assert!(packets.iter().all(|packet| !packet.is_segment()));
-    }
-}
-
-#[test]
-fn the_socket_gets_its_options_back() {
-    let socket = UdpSocket::bind(V4).unwrap();
-    let pool = PagePool::new(64 * 1024).unwrap();
-    let options = || {
-        [
-            option(&socket, libc::SOL_UDP, libc::UDP_GRO),
-            option(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
-        ]
-    };
-    let ring = RxRing::new(&socket, &pool, RxOptions::default()).unwrap();
-    assert_eq!(options(), [i32::from(ring.gro()), 1]);
-    drop(ring);
-    assert_eq!(options(), [0, 0]);
-}
-
-#[test]
 fn what_is_no_udp_socket_is_refused_with_its_number() {
     let pool = PagePool::global();
     let code = |socket: std::os::fd::BorrowedFd<'_>| {
@@ -653,36 +479,8 @@ fn fifty_thousand_packets_keep_their_bytes_while_batches_live_on() {
     }
 }
 
-fn option(socket: &UdpSocket, level: i32, name: i32) -> i32 {
-    let mut value = 0_i32;
-    let mut len = libc::socklen_t::try_from(size_of::<i32>()).unwrap();
-    let target = (&raw mut value).cast();
-    // SAFETY: `target` and `len` describe `value`.
-    let code = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, target, &raw mut len) };
-    assert_eq!(code, 0);
-    value
-}
-
-fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) {
-    let len = libc::socklen_t::try_from(size_of::<i32>()).unwrap();
-    let source = (&raw const value).cast();
-    // SAFETY: `source` and `len` describe `value`.
-    let code = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, source, len) };
-    assert_eq!(code, 0, "{}", std::io::Error::last_os_error());
-}
-
 fn set_receive_buffer(socket: &UdpSocket, bytes: i32) {
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes);
-}
-
-/// Sends `bytes` as one super-buffer that the kernel cuts into segments (`UDP_SEGMENT`).
-fn send_segmented(bench: &Bench, bytes: &[u8], segment: i32) {
-    set_option(&bench.sender, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
-    assert_eq!(
-        bench.sender.send_to(bytes, bench.address).unwrap(),
-        bytes.len()
-    );
-    set_option(&bench.sender, libc::SOL_UDP, libc::UDP_SEGMENT, 0);
 }
 
 fn shut_down(socket: &UdpSocket) {

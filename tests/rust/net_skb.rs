@@ -67,6 +67,14 @@ fn heads_have_the_kernels_sizes() {
 }
 
 #[test]
+fn an_skb_is_one_pointer_and_goes_anywhere() {
+    fn anywhere<T: Send + Sync + 'static>() {}
+    anywhere::<SkBuff>();
+    anywhere::<NetdevCache>();
+    assert_eq!(size_of::<Option<SkBuff>>(), size_of::<usize>());
+}
+
+#[test]
 fn seventeen_heads_of_1500_bytes_share_a_page() {
     let netdev = netdev();
     let skbs: Vec<_> = (0..34).map(|_| netdev.alloc_skb(1500).unwrap()).collect();

@@ -14,6 +14,7 @@ use std::marker::PhantomData;
 use crate::error::Error;
 use crate::mem::{FragMut, Granule, LocalCache, PagePool};
 use crate::net::headroom::{NET_IP_ALIGN, NET_SKB_PAD, head_bytes};
+use crate::net::netdev::alloc_frag;
 use crate::net::queue::QueueStats;
 use crate::net::shell::{Shell, ShellArray};
 use crate::net::skb::SkBuff;
@@ -47,8 +48,9 @@ impl std::error::Error for ContextError {}
 #[derive(Debug)]
 struct Poll {
     budget: usize,
-    /// The thread that opened it, named by its token: it holds still, or this
-    /// poll is over, as long as calls come from it alone.
+    /// The thread that opened it. Should it end with the poll open, a later
+    /// thread may carry its token: no harm, as each call allocates from the
+    /// cache of the thread that makes it.
     thread: usize,
     /// Idle skb structs, the thread's while the poll is open.
     shells: ShellArray,
@@ -268,7 +270,7 @@ impl<'a> NapiContext<'a> {
     /// (`napi_alloc_frag_align`). It takes whole cache lines. `None` is one
     /// more `rx_alloc_fail`, whatever the reason. No atomic instruction.
     pub fn alloc_frag(&mut self, size: usize, align: usize) -> Option<FragMut> {
-        let frag = self.napi.local.alloc_align(size, align).ok();
+        let frag = alloc_frag(&self.napi.local, size, align).ok();
         self.count_failure(frag.is_none());
         frag
     }
@@ -280,7 +282,7 @@ impl<'a> NapiContext<'a> {
     /// `rx_alloc_fail`. The caller's mistakes are not: [`Error::ZeroSize`],
     /// [`Error::SizeAbovePage`], [`Error::BadAlignment`].
     pub fn try_alloc_frag(&mut self, size: usize, align: usize) -> Result<FragMut, Error> {
-        let frag = self.napi.local.alloc_align(size, align);
+        let frag = alloc_frag(&self.napi.local, size, align);
         self.count_failure(is_shortage(frag.as_ref().err()));
         frag
     }

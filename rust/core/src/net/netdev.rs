@@ -7,6 +7,7 @@
 use std::sync::OnceLock;
 
 use crate::error::Error;
+use crate::geometry::LINE;
 use crate::mem::{FragMut, Granule, LocalCache, PagePool};
 use crate::net::headroom::{NET_SKB_PAD, head_bytes};
 use crate::net::skb::SkBuff;
@@ -50,7 +51,7 @@ impl NetdevCache {
     /// for what can never be; [`Error::Exhausted`], [`Error::OutOfMemory`] for
     /// what cannot be now.
     pub fn alloc_frag(&self, size: usize, align: usize) -> Result<FragMut, Error> {
-        self.local.alloc_align(size, align)
+        alloc_frag(&self.local, size, align)
     }
 
     /// An skb with room for `len` bytes of data behind `NET_SKB_PAD` bytes of
@@ -77,6 +78,17 @@ impl NetdevCache {
     /// The pool the pages come from.
     pub fn pool(&self) -> &PagePool {
         self.local.pool()
+    }
+}
+
+/// A fragment from the calling thread's cache, which packs by lines: up to a
+/// line every fragment is aligned already, and the short way is open.
+#[inline]
+pub(super) fn alloc_frag(local: &LocalCache, size: usize, align: usize) -> Result<FragMut, Error> {
+    if align.is_power_of_two() && align <= LINE {
+        local.alloc(size)
+    } else {
+        local.alloc_align(size, align)
     }
 }
 

@@ -420,7 +420,8 @@ impl<S: AsFd> RxRing<S> {
         drop_many(self.armed.drain(..));
     }
 
-    /// What was counted, drops of the kernel up to this moment included.
+    /// What was counted, drops of the kernel up to this moment included: one
+    /// system call.
     pub fn stats(&self) -> QueueStats {
         let now = socket::drops(self.socket.as_fd());
         let drops = now.map_or(self.drops, |now| self.drops.seen(now)).total();

@@ -1,0 +1,75 @@
+//! A ring, the cache that feeds it, and somebody who sends: for the tests of rings.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use pagefrag::net::{RxBatch, RxOptions, RxPacket, RxRing};
+use pagefrag::{PageFragCache, PagePool};
+use pagefrag_tests::fill;
+
+pub(crate) const V4: &str = "127.0.0.1:0";
+pub(crate) const V6: &str = "[::1]:0";
+
+/// A ring over a socket, the cache that feeds it, and somebody who sends.
+pub(crate) struct Bench {
+    pub(crate) pool: PagePool,
+    pub(crate) cache: PageFragCache,
+    pub(crate) ring: RxRing<UdpSocket>,
+    pub(crate) sender: UdpSocket,
+    pub(crate) address: SocketAddr,
+}
+
+pub(crate) fn bench_on(pool: PagePool, bind: &str, options: RxOptions) -> Bench {
+    let socket = UdpSocket::bind(bind).unwrap();
+    let address = socket.local_addr().unwrap();
+    Bench {
+        cache: PageFragCache::new(&pool),
+        ring: RxRing::new(socket, &pool, options).unwrap(),
+        sender: UdpSocket::bind(bind).unwrap(),
+        address,
+        pool,
+    }
+}
+
+impl Bench {
+    pub(crate) fn send(&self, len: usize, seed: u64) {
+        let mut bytes = vec![0; len];
+        fill(&mut bytes, seed);
+        assert_eq!(self.sender.send_to(&bytes, self.address).unwrap(), len);
+    }
+
+    pub(crate) fn recv(&mut self, max: usize) -> RxBatch {
+        self.ring.recv(&mut self.cache, max).unwrap()
+    }
+
+    /// Receives until `count` packets are there, and fails after a while.
+    pub(crate) fn recv_all(&mut self, count: usize) -> Vec<RxPacket> {
+        let mut packets = Vec::new();
+        let end = Instant::now() + Duration::from_secs(20);
+        while packets.len() < count {
+            assert!(Instant::now() < end, "{} of {count} packets", packets.len());
+            self.ring.wait(Some(Duration::from_millis(50))).unwrap();
+            packets.extend(self.recv(count - packets.len()));
+        }
+        packets
+    }
+}
+
+/// A pool that may have one region and no more.
+pub(crate) fn one_region(page_size: usize) -> PagePool {
+    PagePool::builder()
+        .page_size(page_size)
+        .max_bytes(2 << 20)
+        .build()
+        .unwrap()
+}
+
+/// Sets a socket option to a number.
+pub(crate) fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) {
+    let len = libc::socklen_t::try_from(size_of::<i32>()).unwrap();
+    let source = (&raw const value).cast();
+    // SAFETY: `source` and `len` describe `value`.
+    let code = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, source, len) };
+    assert_eq!(code, 0, "{}", std::io::Error::last_os_error());
+}
