@@ -19,7 +19,7 @@ import pagefrag
 from pagefrag.loopback import SILENCE, Sender, dropped, receiving_socket
 from pagefrag.packets import BODIES, SEQUENCE, Expectation
 from pagefrag.progress import progress
-from pagefrag.table import Row, render
+from pagefrag.table import render
 
 if TYPE_CHECKING:
     import socket
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from pagefrag.progress import Advance
+    from pagefrag.table import Row
 
     Packet = pagefrag.Fragment | memoryview
     Packets = Generator[Packet, None, None]
@@ -117,16 +118,15 @@ class _Steps:
         self._sender, self._outcome, self._keep, self._advance = sender, outcome, keep, advance
         self._keep_every = job.stride
         self._word_every = max(1, sender.window // 8)
-        self._next_keep = 1 if job.keep else job.count
+        self._next_keep = 1
         self._next_word = self._word_every
         self._end = job.count
         self._most = job.keep
 
     def take(self, packet: Packet, following: int) -> int:
         """Do what is due before packet *following*; return when to call again."""
-        if following >= self._next_keep and len(self._outcome.kept) < self._most:
-            self._outcome.kept.append(self._keep(packet))
-            self._next_keep = following + self._keep_every
+        if following >= self._next_keep:
+            self._keep_one(packet, following)
         if following >= self._next_word:
             self._sender.reached(following)
             self._advance(following)
@@ -134,6 +134,12 @@ class _Steps:
         if following >= self._end:
             self._advance(following)
         return min(self._next_keep, self._next_word, self._end)
+
+    def _keep_one(self, packet: Packet, following: int) -> None:
+        kept = self._outcome.kept
+        if len(kept) < self._most:
+            kept.append(self._keep(packet))
+        self._next_keep = following + self._keep_every if len(kept) < self._most else self._end
 
 
 def _check(packets: Iterable[Packet], job: Job, outcome: Outcome, steps: _Steps) -> None:
