@@ -35,9 +35,11 @@ SOUND: Tree = {
     "mem/pool.rs": "use crate::sync::AtomicU64;\nuse super::frag::{self, Frag};\n"
     "use crate::Error;\n"
     "#[cfg(test)]\nmod tests { use super::*; use crate::mem::cache; fn f() { libc::mmap(); } }",
-    "mem/frag.rs": "// use crate::mem::pool;\nuse crate::Error;\n"
+    "mem/frag.rs": "// use crate::mem::pool;\nuse crate::Error; mod slice;\n"
     'const TEXT: &str = "crate::mem::pool";',
-    "mem/os.rs": "pub(crate) fn map() { libc::mmap(); }",
+    "mem/os.rs": "mod door { use super::Mapping; } pub(crate) fn map() { libc::mmap(); }",
+    "mem/frag/slice.rs": "use crate::mem::frag::Frag; use crate::sync::thread_local;\n"
+    "thread_local!(static A: u8 = 0);",
 }
 
 
