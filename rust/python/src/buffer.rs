@@ -6,10 +6,14 @@
 use std::ffi::c_int;
 
 use pyo3::buffer::PyUntypedBuffer;
+#[cfg(not(Py_3_12))]
+use pyo3::exceptions::PyBufferError;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+#[cfg(not(Py_3_12))]
+use pyo3::types::PyMemoryView;
 
 /// Consecutive bytes lent by an object: what `bytes`, `bytearray`, `array('B')`, `memoryview` of
 /// these and fragments are.
@@ -105,4 +109,20 @@ pub(crate) unsafe fn lend<T>(
     } else {
         Err(PyErr::fetch(owner.py()))
     }
+}
+
+/// What `__buffer__` returns where the interpreter does not define it: a memoryview, writable if
+/// that was asked for.
+#[cfg(not(Py_3_12))]
+pub(crate) fn view<'py>(
+    object: &Bound<'py, PyAny>,
+    flags: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let flags: c_int = flags.extract()?;
+    let view = PyMemoryView::from(object)?;
+    let readonly: bool = view.getattr("readonly")?.extract()?;
+    if readonly && flags & ffi::PyBUF_WRITABLE != 0 {
+        return Err(PyBufferError::new_err("Object is not writable."));
+    }
+    Ok(view.into_any())
 }

@@ -2,12 +2,12 @@
 //! way that the interpreter has.
 //!
 //! A `#[pymethods]` function spends more on its arguments than an allocation costs. So these three
-//! are method descriptors around C functions, put into `PageFragCache`'s type after PyO3 has made
-//! it. What the shortest way does not cover (names, alignments, integers that are not plain `int`)
+//! are method descriptors around C functions, put into `PageFragCache`'s type after it has been
+//! made. What the shortest way does not cover (names, alignments, integers that are not plain `int`)
 //! is read in safe Rust further down.
 //!
-//! Memory is carved first and wrapped into an object after, and nothing between runs Python code:
-//! a finalizer or a signal handler that allocates never finds a cache half done.
+//! Nothing between the carving of memory and its object runs Python code: a finalizer or a signal
+//! handler that allocates never finds a cache half done.
 
 use std::ffi::CStr;
 use std::ptr::null_mut;
@@ -20,7 +20,7 @@ use pyo3::types::{PyList, PyTuple};
 
 use crate::cache::PageFragCache;
 use crate::error::from_core;
-use crate::object::make_raw;
+use crate::object::{blank, make_raw};
 use crate::{args, thread_end};
 
 const ALLOC: &CStr =
@@ -73,8 +73,10 @@ impl<'a, 'py> Call<'a, 'py> {
     ) -> Self {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
-        // SAFETY: the method descriptor has checked the type, and the caller holds a reference.
-        let cache = unsafe { Borrowed::from_ptr(py, object).cast_unchecked::<PageFragCache>() };
+        // SAFETY: the caller holds a reference.
+        let cache = unsafe { Borrowed::from_ptr(py, object) };
+        // SAFETY: the method descriptor has checked the type.
+        let cache = unsafe { cache.cast_unchecked::<PageFragCache>() };
         // SAFETY: a tuple of names that the caller holds, or null.
         let names = unsafe { Borrowed::from_ptr_or_opt(py, names) };
         // SAFETY: the calling convention says a tuple.
@@ -96,23 +98,6 @@ impl<'a, 'py> Call<'a, 'py> {
             positional,
             names,
         }
-    }
-
-    /// The one argument if it is positional and a plain `int` above 0.
-    #[inline]
-    fn plain_size(&self) -> Option<usize> {
-        let [value] = self.values else { return None };
-        // SAFETY: an argument, alive during the call.
-        if self.names.is_some() || unsafe { ffi::PyLong_CheckExact(*value) } == 0 {
-            return None;
-        }
-        // SAFETY: an `int`, alive during the call.
-        let size = unsafe { ffi::PyLong_AsSsize_t(*value) };
-        if size < 0 {
-            // SAFETY: attached. Of a number that does not fit is told where names are read.
-            unsafe { ffi::PyErr_Clear() };
-        }
-        usize::try_from(size).ok()
     }
 
     fn value(&self, index: usize) -> Borrowed<'a, 'py, PyAny> {
@@ -174,27 +159,98 @@ impl<'a, 'py> Call<'a, 'py> {
     }
 }
 
-/// A fragment by the shortest way, or what it takes to say why not.
+/// A `Fragment` (a new reference, or null with an exception set), or why the core refused.
+///
+/// The shortest way is for one positional argument that is a plain `int` above 0, on a thread that
+/// is watched already.
+///
+/// # Safety
+/// - The interpreter is attached and passes these to a method of `PageFragCache`.
 #[inline]
-fn carve(call: &Call<'_, '_>) -> Result<FragMut, Option<Error>> {
-    if thread_end::is_unwatched() {
-        return Err(None);
+unsafe fn one(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    positional: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> Result<*mut ffi::PyObject, Error> {
+    if positional == 1 && names.is_null() && !thread_end::is_unwatched() {
+        // SAFETY: there is one argument.
+        let value = unsafe { *values };
+        // SAFETY: an argument, alive during the call.
+        if unsafe { ffi::PyLong_CheckExact(value) } != 0 {
+            // SAFETY: an `int`, alive during the call.
+            let size = unsafe { ffi::PyLong_AsSsize_t(value) };
+            if size > 0 {
+                // SAFETY: attached.
+                let py = unsafe { Python::assume_attached() };
+                // SAFETY: the caller holds a reference.
+                let cache = unsafe { Borrowed::from_ptr(py, object) };
+                // SAFETY: the method descriptor has checked the type.
+                let cache = unsafe { cache.cast_unchecked::<PageFragCache>() };
+                // SAFETY: attached.
+                return unsafe { carve(&cache.get().core, size.unsigned_abs()) };
+            }
+            // SAFETY: attached. Of a number that does not fit is told where all are read.
+            unsafe { ffi::PyErr_Clear() };
+        }
     }
-    let size = call.plain_size().ok_or(None)?;
-    call.cache.core.alloc(size).map_err(Some)
+    // SAFETY: the contract.
+    unsafe { one_slowly(object, values, positional, names) }
 }
 
-/// The same for every way of calling.
-#[cold]
-fn carve_slowly(call: &Call<'_, '_>) -> PyResult<Result<FragMut, Error>> {
-    let (size, align) = call.size_and_align()?;
-    thread_end::watch(call.py)?;
-    Ok(call.cache.core.alloc_align(size, align))
+/// # Safety
+/// - The interpreter is attached.
+#[inline]
+unsafe fn carve(cache: &LocalCache, size: usize) -> Result<*mut ffi::PyObject, Error> {
+    // The object first, empty, so that the fragment is written straight into it.
+    // SAFETY: attached; filled or scrapped below.
+    let Some(blank) = (unsafe { blank() }) else {
+        return Ok(null_mut());
+    };
+    match cache.alloc(size) {
+        Ok(frag) => Ok(blank.fill(frag.into_raw(), false)),
+        Err(error) => {
+            blank.scrap();
+            Err(error)
+        }
+    }
 }
 
+/// [`one`] for every way of calling.
+///
+/// # Safety
+/// - As there.
 #[cold]
-fn raise(py: Python<'_>, error: PyErr) -> *mut ffi::PyObject {
-    error.restore(py);
+unsafe fn one_slowly(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    positional: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> Result<*mut ffi::PyObject, Error> {
+    // SAFETY: the contract.
+    let call = unsafe { Call::new(object, values, positional, names) };
+    let asked = call
+        .size_and_align()
+        .and_then(|asked| thread_end::watch(call.py).map(|()| asked));
+    match asked {
+        // SAFETY: attached.
+        Err(error) => Ok(unsafe { raise(error) }),
+        Ok((size, align)) => {
+            let frag = call.cache.core.alloc_align(size, align)?;
+            // SAFETY: attached.
+            Ok(unsafe { make_raw(frag.into_raw(), false) })
+        }
+    }
+}
+
+/// Sets the exception; null, as the interpreter wants it.
+///
+/// # Safety
+/// - The interpreter is attached.
+#[cold]
+unsafe fn raise(error: PyErr) -> *mut ffi::PyObject {
+    // SAFETY: the contract.
+    error.restore(unsafe { Python::assume_attached() });
     null_mut()
 }
 
@@ -205,17 +261,10 @@ unsafe extern "C" fn alloc(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls the method attached, with these.
-    let call = unsafe { Call::new(object, values, positional, names) };
-    let carved = match carve(&call) {
-        Ok(frag) => Ok(Ok(frag)),
-        Err(Some(error)) => Ok(Err(error)),
-        Err(None) => carve_slowly(&call),
-    };
-    match carved {
+    match unsafe { one(object, values, positional, names) } {
+        Ok(made) => made,
         // SAFETY: attached.
-        Ok(Ok(frag)) => unsafe { make_raw(frag.into_raw(), false) },
-        Ok(Err(error)) => raise(call.py, from_core(error)),
-        Err(error) => raise(call.py, error),
+        Err(error) => unsafe { raise(from_core(error)) },
     }
 }
 
@@ -226,18 +275,15 @@ unsafe extern "C" fn try_alloc(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls the method attached, with these.
-    let call = unsafe { Call::new(object, values, positional, names) };
-    let carved = match carve(&call) {
-        Ok(frag) => Ok(Ok(frag)),
-        Err(Some(error)) => Ok(Err(error)),
-        Err(None) => carve_slowly(&call),
-    };
-    match carved {
+    match unsafe { one(object, values, positional, names) } {
+        Ok(made) => made,
+        Err(Error::Exhausted | Error::OutOfMemory) => {
+            // SAFETY: attached.
+            let py = unsafe { Python::assume_attached() };
+            py.None().into_ptr()
+        }
         // SAFETY: attached.
-        Ok(Ok(frag)) => unsafe { make_raw(frag.into_raw(), false) },
-        Ok(Err(Error::Exhausted | Error::OutOfMemory)) => call.py.None().into_ptr(),
-        Ok(Err(error)) => raise(call.py, from_core(error)),
-        Err(error) => raise(call.py, error),
+        Err(error) => unsafe { raise(from_core(error)) },
     }
 }
 
@@ -251,7 +297,8 @@ unsafe extern "C" fn alloc_many(
     let call = unsafe { Call::new(object, values, positional, names) };
     match many(&call) {
         Ok(list) => list.into_ptr(),
-        Err(error) => raise(call.py, error),
+        // SAFETY: attached.
+        Err(error) => unsafe { raise(error) },
     }
 }
 

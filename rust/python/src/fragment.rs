@@ -39,37 +39,37 @@ pub(crate) fn take_unique(this: This<'_, '_>) -> PyResult<RawFrag> {
         .ok_or_else(|| PyValueError::new_err("the fragment shares its memory with another one"))
 }
 
-fn number(py: Python<'_>, number: usize) -> Answer<'_> {
-    Ok(PyInt::new(py, number).into_any())
+fn number(py: Python<'_>, number: usize) -> Bound<'_, PyAny> {
+    PyInt::new(py, number).into_any()
 }
 
-fn truth(py: Python<'_>, truth: bool) -> Answer<'_> {
-    Ok(PyBool::new(py, truth).to_owned().into_any())
+fn truth(py: Python<'_>, truth: bool) -> Bound<'_, PyAny> {
+    PyBool::new(py, truth).to_owned().into_any()
 }
 
 pub(crate) fn nbytes<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    number(this.py(), enter(this)?.len())
+    Ok(number(this.py(), enter(this)?.len()))
 }
 
 pub(crate) fn capacity<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    number(this.py(), enter(this)?.capacity())
+    Ok(number(this.py(), enter(this)?.capacity()))
 }
 
 pub(crate) fn page<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    number(this.py(), enter(this)?.page())
+    Ok(number(this.py(), enter(this)?.page()))
 }
 
 pub(crate) fn offset<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    number(this.py(), enter(this)?.offset())
+    Ok(number(this.py(), enter(this)?.offset()))
 }
 
 pub(crate) fn pinned_bytes<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    number(this.py(), enter(this)?.pinned_bytes())
+    Ok(number(this.py(), enter(this)?.pinned_bytes()))
 }
 
 pub(crate) fn readonly<'py>(this: This<'_, 'py>) -> Answer<'py> {
     enter(this)?;
-    truth(this.py(), this.body.readonly)
+    Ok(truth(this.py(), this.body.readonly))
 }
 
 pub(crate) fn len(this: This<'_, '_>) -> PyResult<isize> {
@@ -77,6 +77,7 @@ pub(crate) fn len(this: This<'_, '_>) -> PyResult<isize> {
 }
 
 /// Never fails, so that a debugger can always print.
+#[allow(clippy::unnecessary_wraps)] // a slot like the others
 pub(crate) fn repr<'py>(this: This<'_, 'py>) -> Answer<'py> {
     let text = match enter(this) {
         Err(_) => "<Fragment released>".to_owned(),
@@ -128,7 +129,7 @@ pub(crate) fn equals<'py>(
     let py = this.py();
     // Inside from here on, so that the other object's code cannot release what we compare.
     let Ok(inside) = enter(this) else {
-        return truth(py, this.object.is(other) == wanted);
+        return Ok(truth(py, this.object.is(other) == wanted));
     };
     let lent = match Lent::by(other) {
         Ok(lent) => lent,
@@ -142,10 +143,13 @@ pub(crate) fn equals<'py>(
         Some(lent) if lent.is_unsigned() => {
             // SAFETY: compared only if there are `len()` bytes in the fragment.
             let same = lent.len() == inside.len() && unsafe { lent.equals(inside.as_ptr()) };
-            truth(py, same == wanted)
+            Ok(truth(py, same == wanted))
         }
         // Other formats and shapes: memoryview knows the rules.
-        _ => truth(py, PyMemoryView::from(&this.object)?.eq(other)? == wanted),
+        _ => Ok(truth(
+            py,
+            PyMemoryView::from(&this.object)?.eq(other)? == wanted,
+        )),
     }
 }
 
@@ -192,7 +196,10 @@ pub(crate) fn item<'py>(this: This<'_, 'py>, index: isize) -> Answer<'py> {
     let byte = unsafe { inside.as_ptr().add(place) };
     // SAFETY: a byte of a fragment that stays while we are inside. Volatile, because a thread
     // without the interpreter may be writing: the value is then either, never undefined.
-    number(this.py(), usize::from(unsafe { byte.read_volatile() }))
+    Ok(number(
+        this.py(),
+        usize::from(unsafe { byte.read_volatile() }),
+    ))
 }
 
 pub(crate) fn subscript<'py>(this: This<'_, 'py>, key: &Bound<'py, PyAny>) -> Answer<'py> {
@@ -305,9 +312,9 @@ pub(crate) fn copy<'py>(
     unsafe {
         inside
             .as_ptr()
-            .copy_to_nonoverlapping(copy.as_ptr(), inside.len())
+            .copy_to_nonoverlapping(copy.as_ptr(), inside.len());
     };
-    if inside.len() == 0 {
+    if inside.is_empty() {
         copy.narrow(0, 0);
     }
     make(this.py(), copy, false)
@@ -321,6 +328,12 @@ pub(crate) fn release<'py>(this: This<'_, 'py>) -> Answer<'py> {
         Ok(_) | Err(Refusal::Shut) => Ok(this.py().None().into_bound(this.py())),
         Err(refusal) => Err(from_gate(refusal, "fragment")),
     }
+}
+
+/// PEP 688 for the one interpreter that has the typing of it but not the method.
+#[cfg(not(Py_3_12))]
+pub(crate) fn buffer<'py>(this: This<'_, 'py>, flags: &Bound<'py, PyAny>) -> Answer<'py> {
+    crate::buffer::view(&this.object, flags)
 }
 
 pub(crate) fn enter_with<'py>(this: This<'_, 'py>) -> Answer<'py> {

@@ -74,14 +74,12 @@ impl<T> Gated<T> {
         }
         // SAFETY: this thread is counted in `word`, so nobody writes until it leaves.
         let value = unsafe { &*self.value.get() };
-        match value {
-            Some(value) => Ok(Inside { gate: self, value }),
+        let Some(value) = value else {
             // Unreachable by the invariant of `value`; leaving keeps the count right even so.
-            None => {
-                self.count_out();
-                Err(Refusal::Shut)
-            }
-        }
+            self.count_out();
+            return Err(Refusal::Shut);
+        };
+        Ok(Inside { gate: self, value })
     }
 
     /// Leaves for an [`Inside`] that was kept with [`Inside::stay`].

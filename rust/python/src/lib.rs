@@ -3,7 +3,7 @@
 //! One file for each class: `pool`, `cache` (with `fastcall` and `reservation`), `fragment` (with
 //! `object`), `netdev`, `napi`, `skb`, `ring`, `batch`. Rules that they share: `args` (what is
 //! accepted as a number), `error` (how errors cross), `gate` (who is inside a fragment), `buffer`
-//! (bytes lent and borrowed), `home` (the default cache), `stats`, `thread_end`.
+//! (bytes lent and borrowed), `home` (the default cache), `stats`, `thread_end`, `vessel` (the objects' own memory).
 //!
 //! Classes are frozen; state that changes is atomic or behind a lock of its own, and no lock is
 //! held while Python code can run.
@@ -26,6 +26,7 @@ mod ring;
 mod skb;
 mod stats;
 mod thread_end;
+mod vessel;
 
 /// Packet buffers as page fragments. Import `pagefrag` instead.
 #[pyo3::pymodule]

@@ -3,14 +3,14 @@
 //! Every `#[pyclass]` is a type that the garbage collector tracks, one tracked object for each
 //! packet. A fragment refers to no Python object, so it can be a plain heap type: a header, sixteen
 //! bytes of fragment, a gate. This file is the part of it that talks C: layout, birth, death, slot
-//! table. What the slots do is safe Rust in `fragment.rs`.
+//! table; `vessel.rs` is where the object's own memory comes from. What the slots do is safe Rust in `fragment.rs`.
 //!
 //! ```text
 //!   ob_refcnt, ob_type │ RawFrag (16) │ gate (8) │ readonly (1)
 //! ```
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::ptr::{addr_of_mut, null_mut};
+use std::ptr::{NonNull, addr_of_mut, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pagefrag::RawFrag;
@@ -19,8 +19,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::fragment;
 use crate::gate::Gated;
+use crate::{fragment, vessel};
 
 /// What a `Fragment` is, after the object header.
 #[derive(Debug)]
@@ -94,6 +94,46 @@ unsafe fn body<'a>(object: *mut ffi::PyObject) -> &'a Body {
     unsafe { &(*object.cast::<Object>()).body }
 }
 
+/// An object without a fragment in it yet: has the type and one reference. `None` with
+/// `MemoryError` set when there is no memory. Runs no Python code.
+///
+/// # Safety
+/// - The interpreter is attached.
+/// - What comes back goes to `fill` or `scrap` before anything else happens.
+#[inline]
+pub(crate) unsafe fn blank() -> Option<Blank> {
+    let kind = TYPE.load(Ordering::Relaxed);
+    // SAFETY: attached; the type's basic size is that of `Object`.
+    let object = unsafe { vessel::take(kind, size_of::<Object>()) };
+    NonNull::new(object.cast()).map(Blank)
+}
+
+/// See [`blank`].
+pub(crate) struct Blank(NonNull<Object>);
+
+impl Blank {
+    /// The finished object, a new reference.
+    #[inline]
+    pub(crate) fn fill(self, raw: RawFrag, readonly: bool) -> *mut ffi::PyObject {
+        let body = Body {
+            gate: Gated::new(raw),
+            readonly,
+        };
+        // SAFETY: an object of that layout; only the address is taken.
+        let place = unsafe { addr_of_mut!((*self.0.as_ptr()).body) };
+        // SAFETY: nobody else has the object, and its body holds nothing.
+        unsafe { place.write(body) };
+        self.0.as_ptr().cast()
+    }
+
+    /// Gives up an object that was not filled.
+    #[cold]
+    pub(crate) fn scrap(self) {
+        // SAFETY: attached since `blank`; the one reference, and nothing in the body to drop.
+        unsafe { vessel::put(self.0.as_ptr().cast()) };
+    }
+}
+
 /// A new `Fragment`; null with `MemoryError` set when there is no memory for the object, and
 /// then the fragment is given back. Runs no Python code.
 ///
@@ -101,23 +141,11 @@ unsafe fn body<'a>(object: *mut ffi::PyObject) -> &'a Body {
 /// - The interpreter is attached.
 #[inline]
 pub(crate) unsafe fn make_raw(raw: RawFrag, readonly: bool) -> *mut ffi::PyObject {
-    let kind = TYPE.load(Ordering::Relaxed);
-    // SAFETY: attached, by this function's contract.
-    let memory = unsafe { ffi::PyObject_Malloc(size_of::<Object>()) };
-    if memory.is_null() {
-        // SAFETY: attached.
-        return unsafe { ffi::PyErr_NoMemory() };
+    // SAFETY: attached; filled at once.
+    match unsafe { blank() } {
+        Some(blank) => blank.fill(raw, readonly),
+        None => null_mut(),
     }
-    let body = Body {
-        gate: Gated::new(raw),
-        readonly,
-    };
-    // SAFETY: the memory is fresh and large enough; `Object` needs no more than the 16-byte
-    // alignment that the object allocator gives.
-    unsafe { addr_of_mut!((*memory.cast::<Object>()).body).write(body) };
-    // SAFETY: fresh memory of the type's basic size. Takes the reference to the type that
-    // `dealloc` gives back.
-    unsafe { ffi::PyObject_Init(memory.cast(), kind) }
 }
 
 /// A new `Fragment`.
@@ -129,15 +157,13 @@ pub(crate) fn make(py: Python<'_>, raw: RawFrag, readonly: bool) -> PyResult<Bou
 }
 
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: read before the object is gone.
-    let kind = unsafe { ffi::Py_TYPE(object) };
+    // SAFETY: an object of that layout; only the address is taken.
+    let body = unsafe { addr_of_mut!((*object.cast::<Object>()).body) };
     // SAFETY: the last reference is gone, so nobody is inside and nobody can come; the body was
     // written at birth and is dropped once.
-    unsafe { addr_of_mut!((*object.cast::<Object>()).body).drop_in_place() };
-    // SAFETY: memory from `PyObject_Malloc`, not used after.
-    unsafe { ffi::PyObject_Free(object.cast()) };
-    // SAFETY: the reference that `PyObject_Init` took.
-    unsafe { ffi::Py_DECREF(kind.cast()) };
+    unsafe { body.drop_in_place() };
+    // SAFETY: attached; from `vessel::take`, not used after.
+    unsafe { vessel::put(object) };
 }
 
 unsafe extern "C" fn get_buffer(
@@ -253,6 +279,11 @@ unsafe extern "C" fn length(object: *mut ffi::PyObject) -> ffi::Py_ssize_t {
     hand_back_number(this.py(), fragment::len(this))
 }
 
+unsafe extern "C" fn iter(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls attached, with a sequence that it keeps alive.
+    unsafe { ffi::PySeqIter_New(object) }
+}
+
 unsafe extern "C" fn hash(object: *mut ffi::PyObject) -> ffi::Py_hash_t {
     // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
     let this = unsafe { This::assume(object) };
@@ -349,6 +380,9 @@ fn methods() -> Vec<ffi::PyMethodDef> {
         none(c"release", plain!(f::release), f::doc::RELEASE),
         none(c"__enter__", plain!(f::enter_with), f::doc::ENTER),
         named(c"__exit__", with_named!(f::exit_with), f::doc::EXIT),
+        // From 3.12 on the interpreter adds it by itself.
+        #[cfg(not(Py_3_12))]
+        one(c"__buffer__", with_one!(f::buffer), f::doc::BUFFER),
         ffi::PyMethodDef::zeroed(),
     ]
 }
@@ -421,6 +455,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         slot(ffi::Py_tp_doc, fragment::doc::CLASS.as_ptr().cast()),
         slot(ffi::Py_tp_dealloc, dealloc as *const c_void),
         slot(ffi::Py_tp_repr, repr as *const c_void),
+        slot(ffi::Py_tp_iter, iter as *const c_void),
         slot(ffi::Py_tp_hash, hash as *const c_void),
         slot(ffi::Py_tp_richcompare, compare as *const c_void),
         slot(ffi::Py_tp_methods, methods.as_ptr().cast()),
@@ -440,7 +475,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let name: *const c_char = c"pagefrag.Fragment".as_ptr();
     let mut spec = ffi::PyType_Spec {
         name,
-        basicsize: const { size_of::<Object>() as c_int },
+        basicsize: c_int::try_from(size_of::<Object>())?,
         itemsize: 0,
         flags: flags.try_into()?,
         slots: slots.as_mut_ptr(),

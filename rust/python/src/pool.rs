@@ -125,7 +125,7 @@ impl PagePool {
     fn huge_pages(&self) -> &'static str {
         match self.core.huge_pages() {
             HugePages::Never => "never",
-            _ => "auto",
+            HugePages::Auto => "auto",
         }
     }
 

@@ -148,8 +148,21 @@ impl Reservation {
         }
     }
 
+    /// A memoryview of the bytes, as from Python 3.12 on.
+    ///
+    /// >>> PageFragCache().prepare(64).__buffer__(0).readonly
+    /// False
+    #[cfg(not(Py_3_12))]
+    fn __buffer__<'py>(
+        slf: &Bound<'py, Self>,
+        flags: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        crate::buffer::view(slf.as_any(), flags)
+    }
+
     /// # Safety
     /// Called by the interpreter with a view to fill.
+    #[allow(clippy::needless_pass_by_value)] // the protocol's signature
     unsafe fn __getbuffer__(
         slf: Bound<'_, Self>,
         view: *mut ffi::Py_buffer,

@@ -122,14 +122,14 @@ impl SkBuff {
     /// >>> skb.put(5)[:] = b'hello'
     /// >>> skb.tobytes()
     /// b'hello'
-    fn put<'py>(slf: Bound<'py, Self>, n: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    fn put<'py>(slf: &Bound<'py, Self>, n: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let (n, bytes) = amount(n)?;
         let before = slf.get().try_with(|core| {
             let before = core.head_len();
             fill(bytes.as_ref(), core.put(n)?);
             Ok(before)
         })?;
-        view(&slf, before, n)
+        view(slf, before, n)
     }
 
     /// Adds `n` bytes in front of the data, or the given bytes; a view of what was added.
@@ -137,13 +137,13 @@ impl SkBuff {
     /// >>> skb = netdev_alloc_skb(100)
     /// >>> skb.push(b'head').tobytes(), skb.headroom
     /// (b'head', 60)
-    fn push<'py>(slf: Bound<'py, Self>, n: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    fn push<'py>(slf: &Bound<'py, Self>, n: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let (n, bytes) = amount(n)?;
         slf.get().try_with(|core| {
             fill(bytes.as_ref(), core.push(n)?);
             Ok(())
         })?;
-        view(&slf, 0, n)
+        view(slf, 0, n)
     }
 
     /// Removes `n` bytes from the front of the linear data; a view of what is left of it.
@@ -152,10 +152,10 @@ impl SkBuff {
     /// >>> view = skb.put(b'headbody')
     /// >>> skb.pull(4).tobytes()
     /// b'body'
-    fn pull<'py>(slf: Bound<'py, Self>, n: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    fn pull<'py>(slf: &Bound<'py, Self>, n: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let n = args::whole(n, "n")?;
         let left = slf.get().try_with(|core| core.pull(n).map(<[u8]>::len))?;
-        view(&slf, 0, left)
+        view(slf, 0, left)
     }
 
     /// Keeps the first `n` bytes of all data.
@@ -255,7 +255,7 @@ impl SkBuff {
     /// >>> skb.clone().tobytes()
     /// b'hello'
     fn clone(&self) -> PyResult<Self> {
-        self.with(|core| core.clone_skb()).map(Self::new)
+        self.with(net::SkBuff::clone_skb).map(Self::new)
     }
 
     /// Copies all data into one linear part, its own.
@@ -305,12 +305,12 @@ impl SkBuff {
     /// >>> skb.add_frag(netdev_alloc_frag(1000))
     /// >>> [memoryview(piece).nbytes for piece in skb.buffers()]
     /// [4, 1000]
-    fn buffers<'py>(slf: Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
+    fn buffers<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
         let linear = slf.get().with(|core| core.head_len())?;
         let pieces = PyList::empty(py);
         if linear > 0 {
-            pieces.append(PyMemoryView::from(&slf)?)?;
+            pieces.append(PyMemoryView::from(slf)?)?;
         }
         for frag in slf.get().frags(py)? {
             pieces.append(frag)?;
@@ -348,6 +348,7 @@ impl SkBuff {
     }
 
     /// An skb is true even if it is empty: it is a packet, not a container.
+    #[allow(clippy::unused_self)] // the protocol's signature
     fn __bool__(&self) -> bool {
         true
     }
@@ -365,8 +366,21 @@ impl SkBuff {
         parts.unwrap_or_else(|_| "<SkBuff released>".to_owned())
     }
 
+    /// A memoryview of the bytes, as from Python 3.12 on.
+    ///
+    /// >>> netdev_alloc_skb(100).__buffer__(0).readonly
+    /// False
+    #[cfg(not(Py_3_12))]
+    fn __buffer__<'py>(
+        slf: &Bound<'py, Self>,
+        flags: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        crate::buffer::view(slf.as_any(), flags)
+    }
+
     /// # Safety
     /// Called by the interpreter with a view to fill.
+    #[allow(clippy::needless_pass_by_value)] // the protocol's signature
     unsafe fn __getbuffer__(
         slf: Bound<'_, Self>,
         view: *mut ffi::Py_buffer,

@@ -98,6 +98,14 @@ pub(crate) const EXIT: &CStr = c"__exit__($self, /, *args)\n--\n\nReleases the f
 <Fragment released>
 ";
 
+#[cfg(not(Py_3_12))]
+pub(crate) const BUFFER: &CStr =
+    c"__buffer__($self, flags, /)\n--\n\nA memoryview of the bytes, as from Python 3.12 on.
+
+>>> PageFragCache().alloc(64).__buffer__(0).nbytes
+64
+";
+
 pub(crate) const NBYTES: &CStr = c"Bytes in the fragment; the same as `len()`.
 
 >>> PageFragCache().alloc(1500).nbytes
