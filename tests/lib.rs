@@ -1,4 +1,9 @@
 //! What several test files share: bytes that can be checked, and nothing else.
+//! The examples of the README run here as documentation tests.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// The byte that belongs at `index` of the buffer called `seed`.
 ///
