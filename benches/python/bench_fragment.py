@@ -10,13 +10,14 @@ import os
 import platform
 import statistics
 from timeit import Timer
+from typing import Any
 
 import pagefrag
 
 LOOPS = 200_000
 REPEATS = 25
 
-ARMS = {
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "cache.alloc(2048)": ("take(2048)", {"take": pagefrag.PageFragCache().alloc}),
     "object()": ("take()", {"take": object}),
     "bytearray(2048)": ("take(2048)", {"take": bytearray}),

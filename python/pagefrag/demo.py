@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import sys
 import time
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,23 +19,31 @@ from typing import TYPE_CHECKING
 import pagefrag
 from pagefrag.loopback import SILENCE, Sender, dropped, receiving_socket
 from pagefrag.packets import BODIES, SEQUENCE, Expectation
-from pagefrag.progress import progress
-from pagefrag.table import render
+from pagefrag.progress import Advance, progress
+from pagefrag.table import Row, render
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from typing_extensions import Buffer
 
-    from pagefrag.progress import Advance
-    from pagefrag.table import Row
+__all__ = [
+    "BUFFER",
+    "Job",
+    "Keep",
+    "Outcome",
+    "Packet",
+    "Packets",
+    "Pool",
+    "main",
+    "receive_plain",
+    "receive_ring",
+]
 
-    Packet = pagefrag.Fragment | memoryview
-    Packets = Generator[Packet, None, None]
-    Keep = Callable[[Packet], Buffer]
-
-__all__ = ["BUFFER", "Job", "Outcome", "Pool", "main", "receive_plain", "receive_ring"]
+Packet = pagefrag.Fragment | memoryview
+Packets = Generator[Packet, None, None]
+Keep = Callable[[Packet], "Buffer"]
 
 BUFFER = 2048
 """Bytes of a receive buffer; larger when the packets are."""

@@ -65,4 +65,4 @@ class Expectation:
         (sequence,) = SEQUENCE.unpack_from(view)
         template = self.templates[sequence % BODIES]
         SEQUENCE.pack_into(template, 0, sequence)
-        return template == view
+        return bool(template == view)

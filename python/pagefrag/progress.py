@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    Advance = Callable[[int], None]
+__all__ = ["Advance", "progress"]
 
-__all__ = ["progress"]
+Advance = Callable[[int], None]
 
 _DOTS = 40
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Row = tuple[str, *tuple[float | None, ...]]
+__all__ = ["Row", "figure", "render"]
 
-__all__ = ["figure", "render"]
+Row = tuple[str, *tuple[float | None, ...]]
 
 
 def figure(value: float | None) -> str:
