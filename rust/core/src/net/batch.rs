@@ -127,6 +127,11 @@ impl RxBatch {
         }
     }
 
+    /// Makes room for `more` packets in one heap call, if there is not.
+    pub(super) fn reserve(&mut self, more: usize) {
+        self.packets.reserve(more);
+    }
+
     pub(super) fn push(&mut self, packet: RxPacket) {
         self.packets.push(packet);
     }

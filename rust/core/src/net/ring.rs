@@ -29,7 +29,9 @@ use crate::net::socket::{self, Changed, MAX_MESSAGES, Messages, Readiness};
 
 /// Bytes of a buffer that any super-buffer fits.
 const GRO_BUFFER: usize = 64 * 1024;
-/// Super-buffers that are armed at most. Each brings up to 64 packets.
+/// Packets that the kernel coalesces at most (`UDP_GRO_CNT_MAX`).
+const GRO_SEGMENTS: usize = 64;
+/// Super-buffers that are armed at most: an idle ring keeps 192 KiB.
 const GRO_SLOTS: usize = 3;
 /// Super-buffers up to half full are copied out: what they leave of a page
 /// is too small for the next one.
@@ -123,15 +125,17 @@ struct Pending {
 }
 
 impl Pending {
-    /// The next packet, and what is left after it.
-    fn next(mut self) -> (RxPacket, Option<Self>) {
+    /// The next segment; `None` when what is left is the last packet.
+    fn split(&mut self) -> Option<RxPacket> {
+        let segment = self.segment.filter(|&bytes| bytes < self.rest.len())?;
+        Some(RxPacket::segment(self.rest.split_to(segment), self.source))
+    }
+
+    /// What is left as the last packet.
+    fn into_last(self) -> RxPacket {
         match self.segment {
-            None => (RxPacket::whole(self.rest, self.source, self.wire_len), None),
-            Some(segment) if segment < self.rest.len() => {
-                let packet = RxPacket::segment(self.rest.split_to(segment), self.source);
-                (packet, Some(self))
-            }
-            Some(_) => (RxPacket::segment(self.rest, self.source), None),
+            Some(_) => RxPacket::segment(self.rest, self.source),
+            None => RxPacket::whole(self.rest, self.source, self.wire_len),
         }
     }
 }
@@ -197,12 +201,21 @@ impl<S: AsFd> RxRing<S> {
         options.check(page_size)?;
         let fd = socket.as_fd();
         socket::check_udp(fd)?;
-        let counting = socket::count_drops(fd)?;
         let wants_gro = options.gro && page_size >= GRO_BUFFER;
         // A kernel without UDP_GRO coalesces nothing: no reason to refuse.
         let (gro, coalescing) = match socket::coalesce_packets(fd, wants_gro) {
             Ok(changed) => (wants_gro, changed),
             Err(_) => (false, None),
+        };
+        let dropped = socket::drops(fd);
+        // Segment sizes come as control messages, and drops come along with
+        // them; without segments it is cheaper to ask for the drops.
+        let notes = gro || dropped.is_none();
+        let counting = if notes {
+            // Known since 2.6.33. Without it drops are not seen, no more.
+            socket::count_drops(fd).unwrap_or(None)
+        } else {
+            None
         };
         let Shape {
             slots,
@@ -210,7 +223,7 @@ impl<S: AsFd> RxRing<S> {
             copybreak,
         } = options.shape(gro);
         Ok(Self {
-            drops: DropCount::from_baseline(socket::drops(fd).unwrap_or(0)),
+            drops: DropCount::from_baseline(dropped.unwrap_or(0)),
             page_size,
             gro,
             buffer,
@@ -218,7 +231,7 @@ impl<S: AsFd> RxRing<S> {
             armed: Vec::with_capacity(slots),
             again: Vec::with_capacity(slots),
             pending: VecDeque::with_capacity(slots),
-            messages: Messages::new(slots),
+            messages: Messages::new(slots, notes),
             changed: [counting, coalescing],
             stats: QueueStats::default(),
             options,
@@ -291,6 +304,8 @@ impl<S: AsFd> RxRing<S> {
         let read = self
             .messages
             .receive(fd, buffers.map(|buffer| &mut buffer[..]))?;
+        let segments = if self.gro { GRO_SEGMENTS } else { 1 };
+        batch.reserve(max.min(read * segments));
         for index in 0..read {
             self.take(cache, index, max, batch);
         }
@@ -345,13 +360,14 @@ impl<S: AsFd> RxRing<S> {
 
     /// Hands out what waits, the oldest first.
     fn deliver_pending(&mut self, max: usize, batch: &mut RxBatch) {
-        while batch.len() < max
-            && let Some(oldest) = self.pending.pop_front()
-        {
-            let (packet, left) = oldest.next();
-            if let Some(left) = left {
-                self.pending.push_front(left);
-            }
+        while batch.len() < max {
+            let packet = match self.pending.front_mut().and_then(Pending::split) {
+                Some(segment) => segment,
+                None => match self.pending.pop_front() {
+                    Some(oldest) => oldest.into_last(),
+                    None => return,
+                },
+            };
             self.push(packet, batch);
         }
     }
@@ -406,6 +422,14 @@ impl<S: AsFd> RxRing<S> {
     /// [`wait_readable`](crate::net::wait_readable).
     pub fn note_wait(&mut self) {
         self.stats.waits += 1;
+        self.look_for_drops();
+    }
+
+    /// Remembers the drops so far, for when the socket cannot be asked any more.
+    fn look_for_drops(&mut self) {
+        if let Some(now) = socket::drops(self.socket.as_fd()) {
+            self.drops = self.drops.seen(now);
+        }
     }
 
     /// Are there packets that the next receive hands out without asking the
@@ -417,11 +441,13 @@ impl<S: AsFd> RxRing<S> {
     /// Gives all armed buffers back, in one batch drop. Packets that are waiting
     /// to be handed out stay. The next receive arms again.
     pub fn drain(&mut self) {
+        self.look_for_drops();
         drop_many(self.armed.drain(..));
     }
 
     /// What was counted, drops of the kernel up to this moment included: one
-    /// system call.
+    /// system call. Of a socket that was closed under the ring, drops up to the
+    /// last wait or drain.
     pub fn stats(&self) -> QueueStats {
         let now = socket::drops(self.socket.as_fd());
         let drops = now.map_or(self.drops, |now| self.drops.seen(now)).total();

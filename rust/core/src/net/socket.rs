@@ -136,7 +136,9 @@ impl Changed {
     }
 }
 
-/// Asks for the kernel's drop count with each packet (`SO_RXQ_OVFL`).
+/// Asks for the kernel's drop count with each packet (`SO_RXQ_OVFL`). Costs a
+/// control message per packet once there was a drop; [`drops`] costs nothing
+/// until somebody asks.
 pub(super) fn count_drops(fd: BorrowedFd<'_>) -> io::Result<Option<Changed>> {
     change(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, true)
 }
@@ -223,6 +225,7 @@ pub(super) struct Messages {
     headers: Box<[libc::mmsghdr]>,
     vectors: Box<[libc::iovec]>,
     names: Box<[Name]>,
+    /// Empty when nothing is to be told beside the bytes.
     controls: Box<[Control]>,
 }
 
@@ -242,13 +245,15 @@ impl std::fmt::Debug for Messages {
 }
 
 impl Messages {
-    /// Arrays for `slots` messages: the only heap calls there are.
-    pub(super) fn new(slots: usize) -> Self {
+    /// Arrays for `slots` messages, the only heap calls there are. With
+    /// `notes` there is room for control messages; without, the kernel writes
+    /// none, which saves time per packet.
+    pub(super) fn new(slots: usize, notes: bool) -> Self {
         Self {
             headers: vec![no_message(); slots].into(),
             vectors: vec![NO_BUFFER; slots].into(),
             names: vec![Name([0; NAME_BYTES]); slots].into(),
-            controls: vec![Control([0; CONTROL_BYTES]); slots].into(),
+            controls: vec![Control([0; CONTROL_BYTES]); if notes { slots } else { 0 }].into(),
         }
     }
 
@@ -318,19 +323,18 @@ impl Messages {
     /// Points the first `count` headers to their parts, as the kernel changes
     /// the lengths in them with each call.
     fn fill_in(&mut self, count: usize) {
-        let parts = self
-            .vectors
-            .iter_mut()
-            .zip(&mut self.names)
-            .zip(&mut self.controls);
-        for (message, ((vector, name), control)) in self.headers[..count].iter_mut().zip(parts) {
+        let mut controls = self.controls.iter_mut();
+        let parts = self.vectors.iter_mut().zip(&mut self.names);
+        for (message, (vector, name)) in self.headers[..count].iter_mut().zip(parts) {
             let header = &mut message.msg_hdr;
             header.msg_name = name.0.as_mut_ptr().cast();
             header.msg_namelen = NAME_LEN;
             header.msg_iov = vector;
             header.msg_iovlen = 1;
-            header.msg_control = control.0.as_mut_ptr().cast();
-            header.msg_controllen = CONTROL_BYTES as _;
+            (header.msg_control, header.msg_controllen) = match controls.next() {
+                Some(control) => (control.0.as_mut_ptr().cast(), CONTROL_BYTES as _),
+                None => (std::ptr::null_mut(), 0),
+            };
             header.msg_flags = 0;
         }
     }
@@ -351,7 +355,10 @@ impl Messages {
     pub(super) fn notes(&self, index: usize) -> Notes {
         #[allow(clippy::unnecessary_cast, reason = "narrower in some C libraries")]
         let len = self.headers[index].msg_hdr.msg_controllen as usize;
-        Notes::read(&self.controls[index].0[..len.min(CONTROL_BYTES)])
+        match self.controls.get(index) {
+            Some(control) => Notes::read(&control.0[..len.min(CONTROL_BYTES)]),
+            None => Notes::default(),
+        }
     }
 }
 
