@@ -48,6 +48,7 @@ pub const MAX_PAGE: usize = REGION / 2;
 /// (the kernel's `PAGE_FRAG_CACHE_MAX_SIZE`, `include/linux/mm_types_task.h`).
 #[cfg(not(loom))]
 pub const DEFAULT_PAGE: usize = 32 * 1024;
+/// See the other form.
 #[cfg(loom)]
 pub const DEFAULT_PAGE: usize = MAX_PAGE;
 

@@ -125,7 +125,11 @@ pub struct AuditError {
 
 impl AuditError {
     pub(crate) fn check(findings: Vec<String>) -> Result<(), Self> {
-        if findings.is_empty() { Ok(()) } else { Err(Self { findings }) }
+        if findings.is_empty() {
+            Ok(())
+        } else {
+            Err(Self { findings })
+        }
     }
 
     /// The sentences.
@@ -136,7 +140,11 @@ impl AuditError {
 
 impl fmt::Display for AuditError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the pool's books do not balance: {}", self.findings.join("; "))
+        write!(
+            f,
+            "the pool's books do not balance: {}",
+            self.findings.join("; ")
+        )
     }
 }
 

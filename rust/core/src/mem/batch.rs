@@ -5,9 +5,9 @@
 //! as it has map words, however many fragments it was. Of an orphan all are
 //! counted in one.
 
+use crate::geometry::WORD_LINES;
 use crate::mem::depot;
 use crate::mem::lines::{head_mask, next_run};
-use crate::geometry::WORD_LINES;
 use crate::mem::page::Page;
 use crate::mem::raw::RawFrag;
 

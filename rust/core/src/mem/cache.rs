@@ -12,21 +12,24 @@
 //!                   └ hole, taken out of the page's map as a whole
 //! ```
 
+mod bytewise;
+mod reserve;
+
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use crate::error::Error;
 use crate::geometry::{LINE, LINE_SHIFT, align_up, lines_for};
-use crate::mem::bytewise;
 use crate::mem::depot;
 use crate::mem::frag::FragMut;
 use crate::mem::header::line_of;
 use crate::mem::page::{Page, Released};
 use crate::mem::pool::PagePool;
 use crate::mem::raw::{RawFrag, Tag, WIPE};
-use crate::mem::reserve::Reservation;
 use crate::mem::shelf::{Shelf, bump};
 use crate::stats::CacheStats;
+
+pub use reserve::Reservation;
 
 /// How finely a page is packed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,7 +100,11 @@ impl PageFragCache {
     pub fn with_granule(pool: &PagePool, granule: Granule) -> Self {
         Self {
             shelf: pool.depot().roster.take(),
-            flags: if pool.init().on_free && granule == Granule::Line { WIPE } else { 0 },
+            flags: if pool.init().on_free && granule == Granule::Line {
+                WIPE
+            } else {
+                0
+            },
             granule,
             pool: pool.clone(),
             _here: PhantomData,
@@ -164,7 +171,9 @@ impl PageFragCache {
         // SAFETY: room was seen behind the cursor, so it is in a page.
         let start = unsafe { NonNull::new_unchecked(cursor) };
         // SAFETY: the rounded size is at most the room.
-        self.shelf().cursor.set(unsafe { cursor.add(lines << LINE_SHIFT) });
+        self.shelf()
+            .cursor
+            .set(unsafe { cursor.add(lines << LINE_SHIFT) });
         let tag = Tag::lines(line_of(start), lines, self.flags);
         // SAFETY: these lines were taken out of the map with the hole and are
         // handed out once, here.
@@ -261,7 +270,10 @@ impl PageFragCache {
     fn fits(&self, size: usize, align: usize) -> bool {
         let cursor = self.shelf().cursor.get().addr();
         let limit = self.shelf().limit.get().addr();
-        align_up(cursor, align).checked_add(size).is_some_and(|end| end <= limit) && cursor != 0
+        align_up(cursor, align)
+            .checked_add(size)
+            .is_some_and(|end| end <= limit)
+            && cursor != 0
     }
 
     /// Puts what is left of the hole back into the map.
@@ -317,13 +329,17 @@ impl PageFragCache {
     fn search_shelf(&self, need: usize, step: usize, glances: u64) -> bool {
         let shelf = self.shelf();
         for _ in 0..shelf.ready() {
-            let Some(page) = shelf.take_ready() else { break };
+            let Some(page) = shelf.take_ready() else {
+                break;
+            };
             if self.try_page(page, need, step) {
                 return true;
             }
         }
         for _ in 0..shelf.retired().min(glances) {
-            let Some(page) = shelf.take_oldest() else { break };
+            let Some(page) = shelf.take_oldest() else {
+                break;
+            };
             if self.try_page(page, need, step) {
                 return true;
             }
@@ -469,8 +485,7 @@ impl PageFragCache {
         let cursor = match self.granule {
             Granule::Line => self.shelf().cursor.get().addr(),
             Granule::Byte => {
-                page.base().addr().get()
-                    + usize::try_from(self.shelf().offset.get()).unwrap_or(0)
+                page.base().addr().get() + usize::try_from(self.shelf().offset.get()).unwrap_or(0)
             }
         };
         (room.page() == page.base().addr().get() && end == cursor).then_some(page)
@@ -489,7 +504,9 @@ impl PageFragCache {
         }
         let cursor = shelf.cursor.get();
         // SAFETY: the bytes lie before the cursor in the same page.
-        let Some(back) = NonNull::new(unsafe { cursor.sub(bytes) }) else { return };
+        let Some(back) = NonNull::new(unsafe { cursor.sub(bytes) }) else {
+            return;
+        };
         page.take_lines(line_of(back), bytes >> LINE_SHIFT);
         if self.pool.init().on_alloc {
             // SAFETY: just taken out of the map.

@@ -158,7 +158,9 @@ impl Depot {
     /// a chance to become wholly free.
     fn take_free(&self) -> Option<FreePage> {
         self.chunks().find_map(|chunk| {
-            chunk.find(&chunk.with_free, Slot::take).map(|page| self.lend(page))
+            chunk
+                .find(&chunk.with_free, Slot::take)
+                .map(|page| self.lend(page))
         })
     }
 
@@ -175,9 +177,13 @@ impl Depot {
     #[cold]
     fn grow(&self) -> Result<FreePage, Error> {
         // Relaxed, all: a sum under a limit; it orders nothing.
-        let reserved = self.mapped.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| {
-            bytes.checked_add(REGION).filter(|&sum| sum <= self.max_bytes)
-        });
+        let reserved = self
+            .mapped
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| {
+                bytes
+                    .checked_add(REGION)
+                    .filter(|&sum| sum <= self.max_bytes)
+            });
         if reserved.is_err() {
             return Err(Error::Exhausted);
         }
@@ -242,18 +248,16 @@ impl Depot {
             with_orphans: AtomicU64::new(0),
         }));
         // Release, partner `chunks`: the chunk's fields.
-        let placed = place.compare_exchange(
-            ptr::null_mut(),
-            new,
-            Ordering::Release,
-            Ordering::Relaxed,
-        );
+        let placed =
+            place.compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed);
         if placed.is_err() {
             // SAFETY: made above, seen by nobody.
             drop(unsafe { Box::from_raw(new) });
         }
         // Whoever placed it, it is there now. Release: for `chunks`.
-        let _ = self.grown.compare_exchange(at, at + 1, Ordering::Release, Ordering::Relaxed);
+        let _ = self
+            .grown
+            .compare_exchange(at, at + 1, Ordering::Release, Ordering::Relaxed);
         Some(())
     }
 
@@ -268,7 +272,11 @@ impl Depot {
 
     fn chunk_of(&self, slot: &Slot) -> Option<&Chunk> {
         // SAFETY: chunks are freed only with the depot.
-        unsafe { self.chunks[slot.number / CHUNK].load(Ordering::Acquire).as_ref() }
+        unsafe {
+            self.chunks[slot.number / CHUNK]
+                .load(Ordering::Acquire)
+                .as_ref()
+        }
     }
 
     /// Unmaps every region whose pages are all free. Returns how many.
@@ -289,14 +297,19 @@ impl Depot {
     pub(crate) fn inspect(&self, mut each: impl FnMut(&RegionView<'_>)) {
         for slot in self.chunks().flat_map(|chunk| &chunk.slots) {
             slot.read(|region| {
-                each(&RegionView { slot, region, pages: self.pages_per_region() });
+                each(&RegionView {
+                    slot,
+                    region,
+                    pages: self.pages_per_region(),
+                });
             });
         }
     }
 
     /// An orphan to adopt: its ticket is the caller's.
     pub(crate) fn claim_orphan(&self) -> Option<Page> {
-        self.chunks().find_map(|chunk| chunk.find(&chunk.with_orphans, Slot::claim_orphan))
+        self.chunks()
+            .find_map(|chunk| chunk.find(&chunk.with_orphans, Slot::claim_orphan))
     }
 }
 
@@ -438,7 +451,9 @@ impl Slot {
                     let index = at * 64 + bit.trailing_zeros() as usize;
                     // SAFETY: the page's bit was set, so its region is mapped,
                     // and it is ours now, so it stays.
-                    return self.region().map(|r| unsafe { Page::nth(r.header(), index) });
+                    return self
+                        .region()
+                        .map(|r| unsafe { Page::nth(r.header(), index) });
                 }
                 bits = word.load(Ordering::Relaxed);
             }
@@ -463,7 +478,8 @@ impl Slot {
     fn map_region(&self, page_shift: u32) -> Option<Page> {
         let region = Region::map(page_shift, ptr::from_ref(self).cast())?;
         // Release, partner `region`.
-        self.region.store(Box::into_raw(Box::new(region)), Ordering::Release);
+        self.region
+            .store(Box::into_raw(Box::new(region)), Ordering::Release);
         // SAFETY: just mapped, and all its pages are the caller's.
         Some(unsafe { Page::nth(region.header(), 0) })
     }
@@ -486,7 +502,11 @@ impl Slot {
     /// Unmaps the region if all its pages are free and nobody is looking.
     fn unmap(&self, pages: usize) -> bool {
         // Acquire, partner `read`. Fails when empty, busy or being read.
-        if self.gate.compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        if self
+            .gate
+            .compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
             return false;
         }
         let words = pages.div_ceil(64);
@@ -495,14 +515,19 @@ impl Slot {
             let all = all_pages(pages, won);
             // Acquire, partner `put`: all that was done to the pages.
             let word = &self.free[won];
-            if word.compare_exchange(all, 0, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            if word
+                .compare_exchange(all, 0, Ordering::Acquire, Ordering::Relaxed)
+                .is_err()
+            {
                 break;
             }
             won += 1;
         }
         // SAFETY: with every page of it in hand, nothing in it is used.
-        let unmapped =
-            won == words && self.region().is_some_and(|region| unsafe { region.unmap() });
+        let unmapped = won == words
+            && self
+                .region()
+                .is_some_and(|region| unsafe { region.unmap() });
         if unmapped {
             let region = self.region.swap(ptr::null_mut(), Ordering::Relaxed);
             // SAFETY: made in `map_region`; BUSY and all pages are ours.
@@ -530,9 +555,11 @@ impl Slot {
     /// Runs `look` with the region, if there is one, and keeps it mapped.
     fn read(&self, look: impl FnOnce(Region)) {
         // Acquire, partner `fill`. Refused while empty or busy.
-        let entered = self.gate.fetch_update(Ordering::Acquire, Ordering::Relaxed, |gate| {
-            (gate & (EMPTY | BUSY) == 0).then_some(gate + 1)
-        });
+        let entered = self
+            .gate
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |gate| {
+                (gate & (EMPTY | BUSY) == 0).then_some(gate + 1)
+            });
         if entered.is_ok() {
             if let Some(region) = self.region() {
                 look(region);
@@ -554,7 +581,9 @@ impl Slot {
                 if self.swap_ticket(index, |now| if now == OPEN { HELD } else { now }) == OPEN {
                     // SAFETY: an orphan's region is mapped, and it stays: with
                     // the ticket ours nobody can give the page back.
-                    return self.region().map(|r| unsafe { Page::nth(r.header(), index) });
+                    return self
+                        .region()
+                        .map(|r| unsafe { Page::nth(r.header(), index) });
                 }
             }
         }

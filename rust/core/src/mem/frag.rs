@@ -190,7 +190,11 @@ impl Frag {
     /// # Errors
     /// Itself, unchanged, if another handle lives.
     pub fn try_into_mut(self) -> Result<FragMut, Frag> {
-        if self.is_unique() { Ok(FragMut(self.0)) } else { Err(self) }
+        if self.is_unique() {
+            Ok(FragMut(self.0))
+        } else {
+            Err(self)
+        }
     }
 }
 

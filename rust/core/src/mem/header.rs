@@ -19,7 +19,8 @@ use crate::geometry::{
     LINE_SHIFT, MAX_OS_PAGE, MAX_PAGES, REGION, REGION_LINES, REGION_WORDS, align_up,
 };
 use crate::sync::{
-    AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, OwnerI32, OwnerI64, OwnerPtr, OwnerU32, OwnerU64,
+    AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, OwnerI32, OwnerI64, OwnerPtr,
+    OwnerU32, OwnerU64,
 };
 
 /// Bytes from a header to the first byte of its region.
@@ -151,6 +152,6 @@ mod tests {
     #[test]
     fn the_header_costs_a_tenth_of_a_region_in_addresses() {
         assert_eq!(HEADER_SPAN % MAX_OS_PAGE, 0);
-        assert!(HEADER_SPAN <= REGION / 8, "{HEADER_SPAN}");
+        const { assert!(HEADER_SPAN <= REGION / 8) };
     }
 }

@@ -212,12 +212,9 @@ impl Handle {
     fn settle_down(&self, cache: NonNull<PageFragCache>) {
         // Relaxed, both: the token is only ever compared with the reader's
         // own, and `home` is read only by the thread that wrote it.
-        let won = self.home_token.compare_exchange(
-            HOMELESS,
-            LENT,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+        let won =
+            self.home_token
+                .compare_exchange(HOMELESS, LENT, Ordering::Relaxed, Ordering::Relaxed);
         if won.is_ok() {
             self.home.set(cache.as_ptr());
             self.home_token.store(thread_token(), Ordering::Relaxed);
@@ -236,7 +233,10 @@ impl Drop for Handle {
         // of others when they come by. A table that is being torn down, or is
         // in use further up this stack, does it itself.
         let orphans = TABLE.try_with(|table| {
-            table.try_borrow_mut().map(|mut table| table.take_closed()).unwrap_or_default()
+            table
+                .try_borrow_mut()
+                .map(|mut table| table.take_closed())
+                .unwrap_or_default()
         });
         drop(orphans);
     }
@@ -281,7 +281,9 @@ impl Drop for Loan<'_> {
         // Relaxed: LENT with our cache at home was written by this thread.
         let lent = self.handle.home_token.load(Ordering::Relaxed) == LENT;
         if back.is_ok() && lent && self.handle.home.peek() == self.cache.as_ptr() {
-            self.handle.home_token.store(thread_token(), Ordering::Relaxed);
+            self.handle
+                .home_token
+                .store(thread_token(), Ordering::Relaxed);
         }
     }
 }
@@ -299,13 +301,19 @@ impl Table {
         }
         let cache = NonNull::from(Box::leak(Box::new(handle.new_cache())));
         handle.settle_down(cache);
-        self.entries.push(Entry { handle: Arc::downgrade(handle), cache, lent: true });
+        self.entries.push(Entry {
+            handle: Arc::downgrade(handle),
+            cache,
+            lent: true,
+        });
         Some(cache)
     }
 
     /// Entries whose handle is gone.
     fn take_closed(&mut self) -> Vec<Entry> {
-        self.entries.extract_if(.., |e| !e.lent && e.handle.strong_count() == 0).collect()
+        self.entries
+            .extract_if(.., |e| !e.lent && e.handle.strong_count() == 0)
+            .collect()
     }
 }
 
@@ -329,7 +337,10 @@ impl Drop for Entry {
 pub fn thread_exit() {
     let entries = TABLE.try_with(|table| {
         let mut table = table.borrow_mut();
-        table.entries.extract_if(.., |entry| !entry.lent).collect::<Vec<_>>()
+        table
+            .entries
+            .extract_if(.., |entry| !entry.lent)
+            .collect::<Vec<_>>()
     });
     drop(entries);
 }

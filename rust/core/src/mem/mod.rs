@@ -4,7 +4,6 @@
 mod batch;
 #[cfg(feature = "bytes")]
 mod buf;
-mod bytewise;
 mod cache;
 mod depot;
 mod frag;
@@ -16,13 +15,11 @@ mod page;
 mod pool;
 mod raw;
 mod region;
-mod reserve;
 mod shelf;
 
 pub use batch::drop_many;
-pub use cache::{Granule, PageFragCache};
+pub use cache::{Granule, PageFragCache, Reservation};
 pub use frag::{Frag, FragMut};
 pub use local::{LocalCache, thread_exit};
 pub use pool::{HugePages, PagePool, PoolBuilder, os_page_size};
 pub use raw::RawFrag;
-pub use reserve::Reservation;

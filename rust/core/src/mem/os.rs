@@ -43,9 +43,8 @@ mod door {
             return None;
         }
         let start = NonNull::new(start.cast::<u8>())?;
-        let head = (start.addr().get() + below).next_multiple_of(align)
-            - below
-            - start.addr().get();
+        let head =
+            (start.addr().get() + below).next_multiple_of(align) - below - start.addr().get();
         // SAFETY: `head` is at most `align`, within the mapping.
         let first = unsafe { start.add(head) };
         // SAFETY: `below` bytes further is still within it.
@@ -60,7 +59,11 @@ mod door {
             // SAFETY: the tail begins where the region ends, in the mapping.
             unmap_range(unsafe { base.add(above) }, tail);
         }
-        Some(Mapping { start: first, len: below + above, base })
+        Some(Mapping {
+            start: first,
+            len: below + above,
+            base,
+        })
     }
 
     fn unmap_range(start: NonNull<u8>, len: usize) -> bool {
@@ -98,7 +101,12 @@ mod door {
         let mut total = 0;
         for line in BufReader::new(file).lines().map_while(Result::ok) {
             if let Some(kib) = line.strip_prefix("AnonHugePages:") {
-                let kib = kib.trim().trim_end_matches("kB").trim().parse().unwrap_or(0_u64);
+                let kib = kib
+                    .trim()
+                    .trim_end_matches("kB")
+                    .trim()
+                    .parse()
+                    .unwrap_or(0_u64);
                 total += (kib * 1024).min(overlap);
             } else if let Some((start, end)) = parse_range(&line) {
                 overlap = ranges
@@ -170,7 +178,10 @@ mod tests {
         let align = 2 << 20;
         let mapping = map(1 << 16, align, align).expect("2 MiB of addresses");
         assert_eq!(mapping.base.addr().get() % align, 0);
-        assert_eq!(mapping.base.addr().get() - mapping.start.addr().get(), 1 << 16);
+        assert_eq!(
+            mapping.base.addr().get() - mapping.start.addr().get(),
+            1 << 16
+        );
         // SAFETY: the last byte of the mapping, which is ours.
         let last = unsafe { mapping.start.add(mapping.len - 1) };
         // SAFETY: mapped readable.

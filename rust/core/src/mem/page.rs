@@ -49,7 +49,7 @@
 
 use std::ptr::NonNull;
 
-use crate::geometry::{FULL, LINE_SHIFT, WORD_LINES};
+use crate::geometry::{FULL, LINE_SHIFT, MAX_PAGE, MIN_PAGE, WORD_LINES};
 use crate::mem::header::{Header, PageHead, line_of};
 use crate::mem::lines;
 use crate::sync::{Ordering, thread_token};
@@ -61,6 +61,9 @@ pub(crate) const ORPHAN: usize = 1;
 
 /// The tally of an owned page before anything came by the count road.
 const OWNED: i64 = 1 << 62;
+
+/// Map words of the largest page.
+const PAGE_WORDS: usize = MAX_PAGE / MIN_PAGE;
 
 /// Marks a note as "died by the count road"; the rest is its lines.
 const DEAD: u32 = 1 << 31;
@@ -84,8 +87,11 @@ pub(crate) enum Role {
     Orphan = 4,
 }
 
-/// Set in a role word beside the role: the page is counted in bytes.
+/// A role word is a role, this bit if the page is counted in bytes, and the
+/// page's number in its region, by which a head finds its header.
 const BYTES: u32 = 0x10;
+const ROLE: u32 = 0xF;
+const INDEX_SHIFT: u32 = 8;
 
 /// One page of a region. A name, not a handle: it keeps nothing alive.
 ///
@@ -131,7 +137,10 @@ impl Page {
         // SAFETY: the region is mapped, and so is its header.
         let shift = unsafe { header.as_ref() }.page_shift;
         let offset = line_of(address) << LINE_SHIFT;
-        Page { header, index: offset >> shift }
+        Page {
+            header,
+            index: offset >> shift,
+        }
     }
 
     /// Page `index` of the region described by `header`.
@@ -143,20 +152,18 @@ impl Page {
         Page { header, index }
     }
 
-    /// The page that `head` describes.
+    /// The page that `head`, which has been opened, describes.
     ///
     /// # Safety
     /// * `head` points into the header of a mapped region, with the provenance
     ///   of its mapping.
     /// * The region stays mapped for as long as the result is used.
     pub(crate) unsafe fn of_head(head: NonNull<PageHead>) -> Page {
-        let inside = std::mem::offset_of!(Header, heads);
-        let above = head.as_ptr().cast::<u8>();
-        // The header ends below a region base, and no base lies between.
-        let base = above.map_addr(|a| crate::geometry::align_up(a, crate::geometry::REGION));
-        // SAFETY: not null, it lies above `head`.
-        let header = Header::of(unsafe { NonNull::new_unchecked(base) });
-        let index = (head.addr().get() - header.addr().get() - inside) / size_of::<PageHead>();
+        // SAFETY: mapped (caller).
+        let index = (unsafe { head.as_ref() }.role.peek() >> INDEX_SHIFT) as usize;
+        let above = std::mem::offset_of!(Header, heads) + index * size_of::<PageHead>();
+        // SAFETY: the header that the head is part of starts there.
+        let header = unsafe { head.byte_sub(above) }.cast();
         Page { header, index }
     }
 
@@ -229,7 +236,7 @@ impl Page {
     }
 
     pub(crate) fn role(self) -> Role {
-        match self.head().role.peek() & !BYTES {
+        match self.head().role.peek() & ROLE {
             1 => Role::Current,
             2 => Role::Retired,
             3 => Role::Ready,
@@ -239,8 +246,8 @@ impl Page {
     }
 
     pub(crate) fn set_role(self, role: Role) {
-        let kind = self.head().role.get() & BYTES;
-        self.head().role.set(role as u32 | kind);
+        let word = self.head().role.get() & !ROLE;
+        self.head().role.set(word | role as u32);
     }
 
     /// Is this page counted in bytes rather than mapped in lines?
@@ -358,8 +365,10 @@ impl Page {
     /// what one more drop will bring it up.
     pub(crate) fn share_bytes(self, bytes: usize) {
         // Relaxed: the sharer already has the bytes, and its drop releases.
-        let before =
-            self.head().tally.fetch_sub(i64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+        let before = self
+            .head()
+            .tally
+            .fetch_sub(i64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
         // An orphan's tally may sink far; an owned one must stay positive.
         if before < -OWNED || (0..OWNED / 2).contains(&before) {
             std::process::abort();
@@ -379,7 +388,10 @@ impl Page {
         head.claimed.set(0);
         head.balance.set(0);
         head.until.set(NEVER);
-        head.role.set(Role::Current as u32 | if bytes { BYTES } else { 0 });
+        #[allow(clippy::cast_possible_truncation)] // below MAX_PAGES
+        let number = (page.index as u32) << INDEX_SHIFT;
+        let kind = if bytes { BYTES } else { 0 };
+        head.role.set(number | kind | Role::Current as u32);
         // Relaxed, both: no fragment exists; whoever gets one gets these too.
         head.tally.store(OWNED, Ordering::Relaxed);
         for word in page.words() {
@@ -446,15 +458,30 @@ impl Page {
         if pending == 0 {
             return;
         }
-        let noted: i64 = self.dead_notes().map(|(_, count)| i64::from(count)).sum();
+        // Notes may appear while we look: what is claimed is what was summed.
+        let first = self.first_line();
+        let mut seen = [0_u64; PAGE_WORDS];
+        let mut noted = 0;
+        for (line, count) in self.dead_notes() {
+            let (word, bit) = lines::head_mask(line - first, 1);
+            seen[word] |= bit;
+            noted += i64::from(count);
+        }
         debug_assert!(noted >= pending, "landed without a note");
         if noted != pending {
             return;
         }
-        for (line, count) in self.dead_notes() {
-            self.mark(line, count as usize);
-            // Relaxed: the next to use it is a fragment we carve later.
-            self.header().notes[line].store(0, Ordering::Relaxed);
+        let mut from = 0;
+        while let Some((line, _)) = lines::next_run(|word| seen[word], PAGE_WORDS, from) {
+            from = line + 1;
+            let note = &self.header().notes[first + line];
+            // Relaxed, both: landed, so it is ours; the next to use the slot is
+            // a fragment we carve later.
+            self.mark(
+                first + line,
+                (note.load(Ordering::Relaxed) & !DEAD) as usize,
+            );
+            note.store(0, Ordering::Relaxed);
         }
         head.claimed.set(landed);
     }
@@ -472,7 +499,9 @@ impl Page {
 
     /// Lines that the owner's map has as free.
     pub(crate) fn free_lines(self) -> usize {
-        self.words().map(|word| self.header().local[word].get().count_ones() as usize).sum()
+        self.words()
+            .map(|word| self.header().local[word].get().count_ones() as usize)
+            .sum()
     }
 
     /// The first run of free lines at or after `from` (of the region), cut to
@@ -495,7 +524,8 @@ impl Page {
     /// The owner of a byte page carved `bytes` more.
     pub(crate) fn carve_bytes(self, bytes: usize) {
         let head = self.head();
-        head.balance.set(head.balance.get() + i64::try_from(bytes).unwrap_or(0));
+        head.balance
+            .set(head.balance.get() + i64::try_from(bytes).unwrap_or(0));
     }
 
     /// Is a byte page without fragments?
@@ -523,7 +553,11 @@ impl Page {
 
     /// Units known to be free, for `Shelf::retire`.
     pub(crate) fn free_units(self) -> usize {
-        if self.is_bytes() { 0 } else { self.free_lines() }
+        if self.is_bytes() {
+            0
+        } else {
+            self.free_lines()
+        }
     }
 
     /// The owner gives up a page that a sweep has found dead.
@@ -576,11 +610,13 @@ impl Page {
         Released::Orphan(self)
     }
 
+    /// Opens the closed words again.
     fn reopen(self) {
         for word in self.words() {
-            // Relaxed: who ors afterwards is on the map road, and the sweep
-            // that collects it acquires; who or-ed before is on the other.
-            self.header().remote[word].store(0, Ordering::Relaxed);
+            // A swap and not a store: a free that ors now comes before it, and
+            // finds the word closed, or after it, and leaves its bits. Acquire:
+            // in the first case it has said nothing yet, and nothing is lost.
+            self.header().remote[word].swap(0, Ordering::Acquire);
         }
     }
 
@@ -712,7 +748,11 @@ impl Page {
         let tally = head.tally.load(Ordering::Acquire);
         if tally <= 0 {
             let units = usize::try_from(-tally).unwrap_or(0);
-            return if self.is_bytes() { units } else { units << LINE_SHIFT };
+            return if self.is_bytes() {
+                units
+            } else {
+                units << LINE_SHIFT
+            };
         }
         let landed = tally - OWNED;
         if self.is_bytes() {

@@ -106,7 +106,10 @@ impl PoolBuilder {
         }
         let shift = self.page_size.trailing_zeros();
         let huge = self.huge_pages == HugePages::Auto;
-        Ok(PagePool { depot: Depot::new(shift, self.max_bytes, huge), init: self.init })
+        Ok(PagePool {
+            depot: Depot::new(shift, self.max_bytes, huge),
+            init: self.init,
+        })
     }
 }
 
@@ -158,7 +161,11 @@ impl PagePool {
 
     /// Whether regions ask for huge pages.
     pub fn huge_pages(&self) -> HugePages {
-        if self.depot.huge() { HugePages::Auto } else { HugePages::Never }
+        if self.depot.huge() {
+            HugePages::Auto
+        } else {
+            HugePages::Never
+        }
     }
 
     /// Are bytes zeroed before they are handed out?
@@ -235,7 +242,10 @@ impl PagePool {
                 if free {
                     stats.pages_free += 1;
                     if owner != NOBODY || page.role() != Role::Free {
-                        report(format!("page {:#x} is in the pool and owned", page.base().addr()));
+                        report(format!(
+                            "page {:#x} is in the pool and owned",
+                            page.base().addr()
+                        ));
                     }
                     continue;
                 }
@@ -250,7 +260,10 @@ impl PagePool {
                 } else if owner != NOBODY {
                     stats.pages_retired += 1;
                 } else {
-                    report(format!("page {:#x} is nobody's and not free", page.base().addr()));
+                    report(format!(
+                        "page {:#x} is nobody's and not free",
+                        page.base().addr()
+                    ));
                 }
             }
         });

@@ -113,7 +113,11 @@ impl RawFrag {
     pub(crate) unsafe fn carve(ptr: NonNull<u8>, len: usize, tag: Tag) -> RawFrag {
         debug_assert!(u32::try_from(len).is_ok());
         #[allow(clippy::cast_possible_truncation)] // a page has at most 1 MiB
-        RawFrag { ptr, len: len as u32, tag: AtomicU32::new(tag.0) }
+        RawFrag {
+            ptr,
+            len: len as u32,
+            tag: AtomicU32::new(tag.0),
+        }
     }
 
     #[inline]
@@ -156,7 +160,11 @@ impl RawFrag {
     /// Bytes that come home when the last handle goes: the size in whole lines.
     pub fn capacity(&self) -> usize {
         let tag = self.tag();
-        if tag.has(BYTES) { tag.size() } else { tag.count() << LINE_SHIFT }
+        if tag.has(BYTES) {
+            tag.size()
+        } else {
+            tag.count() << LINE_SHIFT
+        }
     }
 
     /// The address of the page: equal for fragments of one page.
@@ -179,7 +187,9 @@ impl RawFrag {
     pub fn pinned_bytes(&self) -> usize {
         let page = self.home();
         let set_aside = shelf::uncarved_in(page) << LINE_SHIFT;
-        (page.size() + set_aside).saturating_sub(page.alive_bytes()).min(page.size())
+        (page.size() + set_aside)
+            .saturating_sub(page.alive_bytes())
+            .min(page.size())
     }
 
     /// Is this the only handle of its fragment? At granule 1 a fragment that
@@ -200,7 +210,11 @@ impl RawFrag {
         }
         // Relaxed: see `tag`.
         self.tag.store(tag.0 | SHARED, Ordering::Relaxed);
-        RawFrag { ptr: self.ptr, len: self.len, tag: AtomicU32::new(tag.0 | SHARED) }
+        RawFrag {
+            ptr: self.ptr,
+            len: self.len,
+            tag: AtomicU32::new(tag.0 | SHARED),
+        }
     }
 
     /// Shows only `len` bytes from `start` on.

@@ -53,6 +53,18 @@ pub(crate) struct Counters {
     pub(crate) alloc_fail: OwnerU64,
 }
 
+impl Counters {
+    fn reset(&self) {
+        self.refills.set(0);
+        self.reuses.set(0);
+        self.pages_taken.set(0);
+        self.adopted.set(0);
+        self.pages_given.set(0);
+        self.orphaned.set(0);
+        self.alloc_fail.set(0);
+    }
+}
+
 /// Adds to a counter of one's own.
 pub(crate) fn bump(counter: &OwnerU64) {
     counter.set(counter.get() + 1);
@@ -140,7 +152,11 @@ impl Shelf {
 /// which `free` are free is worth a look: until half of it is, and if it
 /// already is (in holes too small for what was asked), an eighth more.
 fn patience(page: Page, free: usize) -> i32 {
-    let all = if page.is_bytes() { page.size() } else { page.lines() };
+    let all = if page.is_bytes() {
+        page.size()
+    } else {
+        page.lines()
+    };
     let half = (all / 2).saturating_sub(free);
     i32::try_from(half.max(all / 8).max(1)).unwrap_or(NEVER)
 }
@@ -161,17 +177,17 @@ pub(crate) fn wake(page: Page) -> Option<FreePage> {
             if !page.is_bytes() {
                 // Once more when the rest has come home.
                 let rest = page.lines() - page.free_lines();
-                page.head().until.set(i32::try_from(rest.max(1)).unwrap_or(NEVER));
+                page.head()
+                    .until
+                    .set(i32::try_from(rest.max(1)).unwrap_or(NEVER));
             }
             None
         }
-        Role::Ready if shelf.ready() > KEEP => {
-            page.sweep_is_dead().then(|| {
-                shelf.ready.remove(page);
-                bump(&shelf.counters.pages_given);
-                page.close()
-            })
-        }
+        Role::Ready if shelf.ready() > KEEP => page.sweep_is_dead().then(|| {
+            shelf.ready.remove(page);
+            bump(&shelf.counters.pages_given);
+            page.close()
+        }),
         _ => None,
     }
 }
@@ -186,7 +202,11 @@ struct List {
 
 impl List {
     fn new() -> Self {
-        Self { first: OwnerPtr::null(), last: OwnerPtr::null(), len: OwnerU64::new(0) }
+        Self {
+            first: OwnerPtr::null(),
+            last: OwnerPtr::null(),
+            len: OwnerU64::new(0),
+        }
     }
 
     /// Appends a page that is in no list.
@@ -247,20 +267,21 @@ pub(crate) struct Roster {
 
 impl Roster {
     pub(crate) fn new() -> Self {
-        Self { first: AtomicPtr::new(ptr::null_mut()) }
+        Self {
+            first: AtomicPtr::new(ptr::null_mut()),
+        }
     }
 
     /// A shelf for a new cache: one that was vacated, or a new one.
     pub(crate) fn take(&self) -> NonNull<Shelf> {
         for shelf in self.iter() {
             // Acquire, partner `vacate`. Relaxed otherwise: not ours, go on.
-            let taken = shelf.taken.compare_exchange(
-                false,
-                true,
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            );
+            let taken =
+                shelf
+                    .taken
+                    .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
             if taken.is_ok() {
+                shelf.counters.reset();
                 return NonNull::from(shelf);
             }
         }

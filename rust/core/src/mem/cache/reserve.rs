@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use super::PageFragCache;
 use crate::error::Error;
-use crate::mem::cache::PageFragCache;
 use crate::mem::frag::FragMut;
 
 /// All the room a cache has at its cursor, shown and not taken; from
@@ -119,7 +119,10 @@ unsafe impl bytes::BufMut for Reservation<'_> {
     }
 
     unsafe fn advance_mut(&mut self, count: usize) {
-        assert!(count <= self.remaining_mut(), "advance by {count} beyond the room");
+        assert!(
+            count <= self.remaining_mut(),
+            "advance by {count} beyond the room"
+        );
         self.filled += count;
     }
 

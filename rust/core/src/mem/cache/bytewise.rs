@@ -8,9 +8,9 @@
 
 use std::ptr::NonNull;
 
+use super::PageFragCache;
 use crate::error::Error;
 use crate::geometry::align_up;
-use crate::mem::cache::PageFragCache;
 use crate::mem::frag::FragMut;
 use crate::mem::page::Page;
 use crate::mem::raw::{RawFrag, Tag};
@@ -43,7 +43,10 @@ pub(crate) fn make_room(
         bump(&shelf.counters.reuses);
         return Ok(begin(cache, page));
     }
-    match cache.take_page().or_else(|refusal| dead_page(cache, u64::MAX).ok_or(refusal)) {
+    match cache
+        .take_page()
+        .or_else(|refusal| dead_page(cache, u64::MAX).ok_or(refusal))
+    {
         Ok(page) => Ok(begin(cache, page)),
         Err(refusal) => {
             cache.refuse(refusal);
