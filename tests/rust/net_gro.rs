@@ -5,14 +5,14 @@ mod net;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
-use net::{Bench, V4, V6, bench_on, one_region, set_option};
+use net::{Bench, V4, bench_on, families, one_region, set_option};
 use pagefrag::net::{Readiness, RxOptions, RxRing};
 use pagefrag::{FragMut, PagePool};
 use pagefrag_tests::{fill, first_damage};
 
 #[test]
 fn coalesced_packets_are_segments_that_share_their_buffer() {
-    for bind in [V4, V6] {
+    for bind in families() {
         let mut bench = bench_on(
             PagePool::new(64 * 1024).unwrap(),
             bind,

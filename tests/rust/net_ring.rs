@@ -8,7 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use net::{Bench, V4, V6, bench_on, one_region, set_option};
+use net::{Bench, V4, bench_on, families, one_region, set_option};
 use pagefrag::net::{Readiness, RxOptions, RxRing, wait_readable};
 use pagefrag::{FragMut, PageFragCache, PagePool};
 use pagefrag_tests::first_damage;
@@ -26,7 +26,7 @@ fn no_gro() -> RxOptions {
 
 #[test]
 fn packets_arrive_whole_in_order_and_signed() {
-    for bind in [V4, V6] {
+    for bind in families() {
         let pool = PagePool::new(32 * 1024).unwrap();
         let mut bench = bench_on(pool.clone(), bind, RxOptions::default());
         let sizes = [0, 1, 63, 64, 65, 255, 256, 257, 1200, 1472, 2047, 2048];
@@ -454,7 +454,7 @@ fn a_ring_moves_to_another_thread_with_its_buffers() {
 
 #[test]
 fn fifty_thousand_packets_keep_their_bytes_while_batches_live_on() {
-    for (bind, page_size) in [(V4, 32 * 1024), (V6, 64 * 1024)] {
+    for (bind, page_size) in families().into_iter().zip([32 * 1024, 64 * 1024]) {
         let pool = PagePool::new(page_size).unwrap();
         let mut bench = bench_on(pool.clone(), bind, RxOptions::default());
         let mut window = std::collections::VecDeque::new();

@@ -9,7 +9,19 @@ use pagefrag::{PageFragCache, PagePool};
 use pagefrag_tests::fill;
 
 pub(crate) const V4: &str = "127.0.0.1:0";
-pub(crate) const V6: &str = "[::1]:0";
+const V6: &str = "[::1]:0";
+
+/// Where to bind: both families, or IPv4 alone on a machine without IPv6.
+pub(crate) fn families() -> Vec<&'static str> {
+    let (there, missing): (Vec<_>, Vec<_>) = [V4, V6]
+        .into_iter()
+        .partition(|bind| UdpSocket::bind(bind).is_ok());
+    assert!(there.contains(&V4), "no IPv4 loopback");
+    if !missing.is_empty() {
+        eprintln!("skipped: this machine cannot bind {missing:?}");
+    }
+    there
+}
 
 /// A ring over a socket, the cache that feeds it, and somebody who sends.
 pub(crate) struct Bench {
