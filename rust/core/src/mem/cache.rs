@@ -480,6 +480,11 @@ impl PageFragCache {
 
     /// The current page, if `room` was the last thing carved there.
     fn last_carved(&self, room: &FragMut) -> Option<Page> {
+        // A handle that was narrowed does not show where its bytes end, and
+        // one that is shared frees nothing when it goes.
+        if room.len() != room.capacity() || !room.is_unique() {
+            return None;
+        }
         let page = self.shelf().current()?;
         let end = room.as_ptr().addr() + room.capacity();
         let cursor = match self.granule {
