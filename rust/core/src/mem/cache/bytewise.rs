@@ -102,7 +102,9 @@ pub(crate) fn carve(cache: &PageFragCache, page: Page, offset: usize, size: usiz
 pub(crate) fn untake(cache: &PageFragCache, page: Page, bytes: usize) {
     let offset = usize::try_from(cache.shelf().offset.get()).unwrap_or(0) - bytes;
     cache.shelf().offset.set(offset as u64);
-    if cache.pool().init().on_alloc {
+    let init = cache.pool().init();
+    if init.on_alloc || init.on_free {
+        // As in `begin`: what was freed is wiped before it is seen again.
         // SAFETY: an offset in the page.
         let start = unsafe { page.base().add(offset) };
         // SAFETY: the bytes were carved last and are nobody's now.

@@ -95,7 +95,8 @@ impl DerefMut for Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        if self.cache.pool().init_on_alloc() {
+        let init = self.cache.pool().init();
+        if init.on_alloc || init.on_free {
             // The user may have written here, and it stays room.
             self.fill(0);
         }
