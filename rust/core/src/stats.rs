@@ -41,7 +41,9 @@ pub struct PoolStats {
     pub page_size: u64,
     /// Bytes of pages in use: owned by a cache, or orphaned.
     pub held_bytes: u64,
-    /// Bytes of live fragments, in whole lines (in bytes at granule 1).
+    /// Bytes of live fragments, in whole lines. At granule 1 in bytes, and a
+    /// shared fragment counts once for each handle, up to its page: the count
+    /// is the page's, as in the kernel.
     pub live_bytes: u64,
     /// `held_bytes - live_bytes`.
     pub pinned_bytes: u64,

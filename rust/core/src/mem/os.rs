@@ -94,6 +94,9 @@ mod door {
     /// Bytes of `ranges` that are backed by huge pages now, from
     /// `/proc/self/smaps`; 0 where there is no such file.
     pub(crate) fn huge_bytes(ranges: &[(usize, usize)]) -> u64 {
+        if ranges.is_empty() {
+            return 0;
+        }
         let Ok(file) = std::fs::File::open("/proc/self/smaps") else {
             return 0;
         };
@@ -108,6 +111,8 @@ mod door {
                     .parse()
                     .unwrap_or(0_u64);
                 total += (kib * 1024).min(overlap);
+            } else if line.starts_with(|first: char| first.is_ascii_uppercase()) {
+                // One of the some twenty other attributes of a mapping.
             } else if let Some((start, end)) = parse_range(&line) {
                 overlap = ranges
                     .iter()

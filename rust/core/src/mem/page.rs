@@ -749,14 +749,16 @@ impl Page {
         if tally <= 0 {
             let units = usize::try_from(-tally).unwrap_or(0);
             return if self.is_bytes() {
-                units
+                units.min(self.size())
             } else {
                 units << LINE_SHIFT
             };
         }
         let landed = tally - OWNED;
         if self.is_bytes() {
-            return usize::try_from(head.balance.peek() - landed).unwrap_or(0);
+            // Each sharer counts its bytes, as references of the page.
+            let units = usize::try_from(head.balance.peek() - landed).unwrap_or(0);
+            return units.min(self.size());
         }
         let mut free = usize::try_from(landed - head.claimed.peek()).unwrap_or(0);
         for word in self.words() {
