@@ -127,11 +127,11 @@ impl Frag {
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Frag {
         let start = match range.start_bound() {
             Bound::Included(&start) => start,
-            Bound::Excluded(&start) => start + 1,
+            Bound::Excluded(&start) => start.checked_add(1).expect("range out of bounds"),
             Bound::Unbounded => 0,
         };
         let end = match range.end_bound() {
-            Bound::Included(&end) => end + 1,
+            Bound::Included(&end) => end.checked_add(1).expect("range out of bounds"),
             Bound::Excluded(&end) => end,
             Bound::Unbounded => self.len(),
         };

@@ -1,10 +1,13 @@
 //! The raw fragment: sixteen bytes that own lines of a page.
 //!
 //! ```text
-//!   ptr ─► a byte of the page      8 bytes, never null
-//!   len    bytes from there        4 bytes
-//!   tag    what is given back      4 bytes
+//!   ptr ──► a byte of the page       8 bytes, never null
+//!   word ─► len, bytes from there    low 4 bytes
+//!           tag, what is given back  high 4 bytes
 //! ```
+//!
+//! Two machine words and not three fields, so that a fragment travels in two
+//! registers.
 //!
 //! `ptr` and `len` say what this handle shows and may be narrowed at will; the
 //! tag says what comes home when the last handle goes. From the address alone
@@ -27,7 +30,7 @@ use crate::mem::depot;
 use crate::mem::header::line_of;
 use crate::mem::page::{LastFree, Page};
 use crate::mem::shelf;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// What comes home when the last handle of a fragment goes: see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,11 +89,16 @@ impl Tag {
 /// directly. Dropping it gives the bytes back: no locked instruction on the
 /// owner's thread, one elsewhere (two when the page is an orphan), one more if
 /// it was shared.
-#[repr(C)]
 pub struct RawFrag {
     ptr: NonNull<u8>,
-    len: u32,
-    tag: AtomicU32,
+    word: AtomicU64,
+}
+
+/// Where the tag stands in a fragment's word.
+const TAG_SHIFT: u32 = 32;
+
+fn word(len: u32, tag: Tag) -> u64 {
+    u64::from(len) | u64::from(tag.0) << TAG_SHIFT
 }
 
 // SAFETY: a raw fragment owns its share of its page's lines. Freeing them is
@@ -113,23 +121,21 @@ impl RawFrag {
     pub(crate) unsafe fn carve(ptr: NonNull<u8>, len: usize, tag: Tag) -> RawFrag {
         debug_assert!(u32::try_from(len).is_ok());
         #[allow(clippy::cast_possible_truncation)] // a page has at most 1 MiB
-        RawFrag {
-            ptr,
-            len: len as u32,
-            tag: AtomicU32::new(tag.0),
-        }
+        RawFrag { ptr, word: AtomicU64::new(word(len as u32, tag)) }
     }
 
     #[inline]
     fn tag(&self) -> Tag {
         // Relaxed: only the SHARED flag ever changes while the handle is
         // borrowed, and all who change it set it.
-        Tag(self.tag.load(Ordering::Relaxed))
+        Tag((self.word.load(Ordering::Relaxed) >> TAG_SHIFT) as u32)
     }
 
-    fn set_tag(&mut self, tag: Tag) {
+    fn set(&mut self, len: usize, tag: Tag) {
+        #[allow(clippy::cast_possible_truncation)] // a page has at most 1 MiB
+        let len = len as u32;
         // Relaxed: the handle is borrowed exclusively.
-        self.tag.store(tag.0, Ordering::Relaxed);
+        self.word.store(word(len, tag), Ordering::Relaxed);
     }
 
     #[inline]
@@ -148,13 +154,14 @@ impl RawFrag {
     /// Bytes that this handle shows.
     #[inline]
     pub fn len(&self) -> usize {
-        self.len as usize
+        // Relaxed: as in `tag`; the length changes only in exclusive hands.
+        (self.word.load(Ordering::Relaxed) & u64::from(u32::MAX)) as usize
     }
 
     /// Does it show no bytes?
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Bytes that come home when the last handle goes: the size in whole lines.
@@ -208,13 +215,10 @@ impl RawFrag {
         } else {
             self.home().share(tag.first());
         }
+        let shared = word(self.len() as u32, Tag(tag.0 | SHARED));
         // Relaxed: see `tag`.
-        self.tag.store(tag.0 | SHARED, Ordering::Relaxed);
-        RawFrag {
-            ptr: self.ptr,
-            len: self.len,
-            tag: AtomicU32::new(tag.0 | SHARED),
-        }
+        self.word.store(shared, Ordering::Relaxed);
+        RawFrag { ptr: self.ptr, word: AtomicU64::new(shared) }
     }
 
     /// Shows only `len` bytes from `start` on.
@@ -225,17 +229,14 @@ impl RawFrag {
         assert!(
             start <= self.len() && len <= self.len() - start,
             "range out of bounds: {len} bytes from {start} of {}",
-            self.len
+            self.len()
         );
         if len != 0 {
             // An empty handle keeps its address, which must stay in its page.
             // SAFETY: within the fragment (asserted).
             self.ptr = unsafe { self.ptr.add(start) };
         }
-        #[allow(clippy::cast_possible_truncation)] // at most the old length
-        {
-            self.len = len as u32;
-        }
+        self.set(len, self.tag());
     }
 
     /// Shows only the first `len` bytes, and gives the lines behind them back
@@ -264,7 +265,7 @@ impl RawFrag {
             })
         };
         if let Some((keep, give)) = kept {
-            self.set_tag(keep);
+            self.set(len, keep);
             // SAFETY: `give` was part of this handle's tag and is no more; the
             // address only has to lie in the page.
             drop(unsafe { RawFrag::carve(self.ptr, 0, give) });
@@ -287,10 +288,15 @@ impl RawFrag {
     pub fn split_off(&mut self, at: usize) -> RawFrag {
         let len = self.len();
         assert!(at <= len, "cut at {at} of {len} bytes");
-        let tag = self.tag();
-        let inside = at != 0 && at != len && !tag.has(SHARED);
+        let alone = self.is_unique();
+        let tag = if alone {
+            Tag(self.tag().0 & !SHARED)
+        } else {
+            self.tag()
+        };
+        let inside = at != 0 && at != len && alone;
         if inside && tag.has(BYTES) {
-            self.set_tag(Tag::bytes(at));
+            self.set(len, Tag::bytes(at));
             // SAFETY: the two tags together are the old one's bytes.
             let mut rest = unsafe { RawFrag::carve(self.ptr, len, Tag::bytes(tag.size() - at)) };
             rest.narrow(at, len - at);
@@ -303,7 +309,7 @@ impl RawFrag {
             let behind = unsafe { self.ptr.add(at) };
             let kept = line_of(behind) - tag.first();
             let flags = tag.0 & WIPE;
-            self.set_tag(Tag::lines(tag.first(), kept, flags));
+            self.set(len, Tag::lines(tag.first(), kept, flags));
             let rest = Tag::lines(tag.first() + kept, tag.count() - kept, flags);
             self.narrow(0, at);
             // SAFETY: the lines behind the cut were part of this handle's tag
@@ -330,16 +336,13 @@ impl RawFrag {
     }
 
     /// Frees what is not freed the short way.
-    #[cold]
     #[inline(never)]
     fn free_special(page: Page, tag: Tag) {
         if tag.has(BYTES) {
-            if page.is_mine() {
-                if page.free_bytes_here(tag.size()) {
-                    Self::wake(page);
-                }
-            } else {
+            if !page.is_mine() {
                 Self::deliver(page.count(tag.size()));
+            } else if page.free_bytes_here(tag.size()) {
+                Self::wake(page);
             }
             return;
         }
@@ -349,19 +352,11 @@ impl RawFrag {
         if tag.has(WIPE) {
             wipe(page, tag.first(), tag.count());
         }
-        if page.is_mine() {
-            if page.free_here(tag.first(), tag.count()) {
-                Self::wake(page);
-            }
-        } else {
-            Self::free_elsewhere(page, tag);
+        if !page.is_mine() {
+            Self::deliver(page.free_elsewhere(tag.first(), tag.count()));
+        } else if page.free_here(tag.first(), tag.count()) {
+            Self::wake(page);
         }
-    }
-
-    /// Frees lines of another thread's page, or of an orphan.
-    #[inline(never)]
-    fn free_elsewhere(page: Page, tag: Tag) {
-        Self::deliver(page.free_elsewhere(tag.first(), tag.count()));
     }
 
     /// The owner asked to be told: has its shelf look after the page.
@@ -394,10 +389,8 @@ impl Drop for RawFrag {
     fn drop(&mut self) {
         let tag = self.tag();
         let page = self.home();
-        if tag.0 & SPECIAL != 0 {
+        if tag.0 & SPECIAL != 0 || !page.is_mine() {
             Self::free_special(page, tag);
-        } else if !page.is_mine() {
-            Self::free_elsewhere(page, tag);
         } else if page.free_here(tag.first(), tag.count()) {
             Self::wake(page);
         }
@@ -409,7 +402,7 @@ impl fmt::Debug for RawFrag {
         f.debug_struct("RawFrag")
             .field("page", &format_args!("{:#x}", self.page()))
             .field("offset", &self.offset())
-            .field("len", &self.len)
+            .field("len", &self.len())
             .field("capacity", &self.capacity())
             .finish_non_exhaustive()
     }
