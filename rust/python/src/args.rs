@@ -22,6 +22,18 @@ pub(crate) fn whole(number: &Bound<'_, PyAny>, name: &str) -> PyResult<usize> {
         .map_err(|_| PyValueError::new_err(format!("{name} must not be negative")))
 }
 
+/// [`whole`] for an argument with a default: given or not, `None` is no number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Whole(pub(crate) usize);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Whole {
+    type Error = PyErr;
+
+    fn extract(number: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        whole(&number, "the number").map(Self)
+    }
+}
+
 /// [`whole`], or the given default when the argument is missing.
 pub(crate) fn whole_or(
     number: Option<&Bound<'_, PyAny>>,

@@ -8,6 +8,7 @@ use pagefrag::{Granule, LocalCache};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::args::Whole;
 use crate::error::from_core;
 use crate::pool::{PagePool, or_default};
 use crate::reservation::Reservation;
@@ -47,13 +48,9 @@ impl PageFragCache {
 #[pymethods]
 impl PageFragCache {
     #[new]
-    #[pyo3(signature = (pool=None, *, granule=None), text_signature = "(pool=None, *, granule=64)")]
-    fn new(
-        py: Python<'_>,
-        pool: Option<Py<PagePool>>,
-        granule: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
-        let granule = match args::whole_or(granule, "granule", 64)? {
+    #[pyo3(signature = (pool=None, *, granule=Whole(64)), text_signature = "(pool=None, *, granule=64)")]
+    fn new(py: Python<'_>, pool: Option<Py<PagePool>>, granule: Whole) -> PyResult<Self> {
+        let granule = match granule.0 {
             64 => Granule::Line,
             1 => Granule::Byte,
             other => {

@@ -237,6 +237,9 @@ pub(crate) fn assign(
 }
 
 fn assign_item(this: This<'_, '_>, index: isize, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    // As memoryview does: where before what. Looked up again below, as reading the value may run
+    // code that releases or trims.
+    place(index, writable(this)?.len())?;
     let value: u8 = value.extract().map_err(|error: PyErr| {
         if error.is_instance_of::<PyOverflowError>(value.py()) {
             PyValueError::new_err("byte must be in range(0, 256)")
@@ -279,10 +282,8 @@ pub(crate) fn trim<'py>(this: This<'_, 'py>, keep: &Bound<'py, PyAny>) -> Answer
     let keep = args::whole(keep, "n")?;
     let trimmed = this.body.gate.alter(|raw| {
         let enough = keep <= raw.len();
-        if enough && keep > 0 {
+        if enough {
             raw.shrink_to(keep);
-        } else if enough {
-            raw.narrow(0, 0);
         }
         enough
     });

@@ -49,6 +49,14 @@ impl<T> Gated<T> {
         }
     }
 
+    /// A gate that is shut already.
+    pub(crate) const fn empty() -> Self {
+        Self {
+            word: AtomicUsize::new(SHUT),
+            value: UnsafeCell::new(None),
+        }
+    }
+
     /// Goes in to look at the value, for as long as the result lives. Two locked instructions.
     pub(crate) fn enter(&self) -> Result<Inside<'_, T>, Refusal> {
         let mut word = self.word.load(Ordering::Relaxed);

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pagefrag::{Error, net};
 use pyo3::prelude::*;
 
+use crate::args::Whole;
 use crate::error::{from_core, out_of_context};
 use crate::pool::{PagePool, or_default};
 use crate::skb::SkBuff;
@@ -66,14 +67,13 @@ impl NapiCache {
     /// >>> with NapiCache().poll(budget=16) as ctx:
     /// ...     ctx.budget
     /// 16
-    #[pyo3(signature = (budget=None), text_signature = "($self, budget=64)")]
-    fn poll(slf: Bound<'_, Self>, budget: Option<&Bound<'_, PyAny>>) -> PyResult<NapiPoll> {
-        let budget = args::whole_or(budget, "budget", 64)?;
-        Ok(NapiPoll {
+    #[pyo3(signature = (budget=Whole(64)), text_signature = "($self, budget=64)")]
+    fn poll(slf: Bound<'_, Self>, budget: Whole) -> NapiPoll {
+        NapiPoll {
             cache: slf.unbind(),
-            budget,
+            budget: budget.0,
             state: AtomicU8::new(AHEAD),
-        })
+        }
     }
 
     /// A `QueueStats`: `rx_alloc_fail` counts what came back as None.
@@ -147,18 +147,17 @@ impl NapiPoll {
     /// >>> with NapiCache().poll() as ctx:
     /// ...     ctx.alloc_frag(100, align=256).offset % 256
     /// 0
-    #[pyo3(signature = (size, *, align=None), text_signature = "($self, size, *, align=1)")]
+    #[pyo3(signature = (size, *, align=Whole(1)), text_signature = "($self, size, *, align=1)")]
     fn alloc_frag<'py>(
         &self,
         py: Python<'py>,
         size: &Bound<'py, PyAny>,
-        align: Option<&Bound<'py, PyAny>>,
+        align: Whole,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let size = args::whole(size, "size")?;
-        let align = args::whole_or(align, "align", 1)?;
         let frag = self
             .cache()?
-            .call(|context| context.try_alloc_frag(size, align))?;
+            .call(|context| context.try_alloc_frag(size, align.0))?;
         frag.map(|frag| object::make(py, frag.into_raw(), false))
             .transpose()
     }

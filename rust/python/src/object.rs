@@ -115,22 +115,30 @@ impl Blank {
     /// The finished object, a new reference.
     #[inline]
     pub(crate) fn fill(self, raw: RawFrag, readonly: bool) -> *mut ffi::PyObject {
-        let body = Body {
+        self.hold(Body {
             gate: Gated::new(raw),
             readonly,
-        };
-        // SAFETY: an object of that layout; only the address is taken.
-        let place = unsafe { addr_of_mut!((*self.0.as_ptr()).body) };
-        // SAFETY: nobody else has the object, and its body holds nothing.
-        unsafe { place.write(body) };
-        self.0.as_ptr().cast()
+        })
     }
 
     /// Gives up an object that was not filled.
     #[cold]
     pub(crate) fn scrap(self) {
-        // SAFETY: attached since `blank`; the one reference, and nothing in the body to drop.
-        unsafe { vessel::put(self.0.as_ptr().cast()) };
+        let object = self.hold(Body {
+            gate: Gated::empty(),
+            readonly: false,
+        });
+        // SAFETY: attached since `blank`; the one reference, to a complete object.
+        unsafe { ffi::Py_DECREF(object) };
+    }
+
+    #[inline]
+    fn hold(self, body: Body) -> *mut ffi::PyObject {
+        // SAFETY: an object of that layout; only the address is taken.
+        let place = unsafe { addr_of_mut!((*self.0.as_ptr()).body) };
+        // SAFETY: nobody else has the object, and its body holds nothing.
+        unsafe { place.write(body) };
+        self.0.as_ptr().cast()
     }
 }
 

@@ -5,6 +5,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use crate::args::Whole;
 use crate::error::{broken, from_core};
 use crate::{args, stats};
 
@@ -30,16 +31,15 @@ pub(crate) struct PagePool {
 #[pymethods]
 impl PagePool {
     #[new]
-    #[pyo3(signature = (page_size=None, *, max_bytes=None, huge_pages="auto", init_on_alloc=false, init_on_free=false),
+    #[pyo3(signature = (page_size=Whole(32768), *, max_bytes=None, huge_pages="auto", init_on_alloc=false, init_on_free=false),
            text_signature = "(page_size=32768, *, max_bytes=None, huge_pages='auto', init_on_alloc=False, init_on_free=False)")]
     fn new(
-        page_size: Option<&Bound<'_, PyAny>>,
+        page_size: Whole,
         max_bytes: Option<&Bound<'_, PyAny>>,
         huge_pages: &str,
         init_on_alloc: bool,
         init_on_free: bool,
     ) -> PyResult<Self> {
-        let page_size = args::whole_or(page_size, "page_size", 32768)?;
         let max_bytes = max_bytes
             .map(|bytes| args::whole(bytes, "max_bytes"))
             .transpose()?;
@@ -53,7 +53,7 @@ impl PagePool {
             }
         };
         let mut builder = pagefrag::PagePool::builder()
-            .page_size(page_size)
+            .page_size(page_size.0)
             .huge_pages(huge_pages)
             .init_on_alloc(init_on_alloc)
             .init_on_free(init_on_free);

@@ -15,10 +15,11 @@ use pagefrag::{Granule, LocalCache};
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
+use crate::args::Whole;
 use crate::batch::Batch;
 use crate::cache::PageFragCache;
 use crate::error::out_of_context;
-use crate::{args, stats, thread_end};
+use crate::{stats, thread_end};
 
 /// How long a wait goes on before it looks for signals, `close` and closed sockets.
 const SLICE: Duration = Duration::from_millis(20);
@@ -201,22 +202,22 @@ impl RxRing {
 #[pymethods]
 impl RxRing {
     #[new]
-    #[pyo3(signature = (sock, *, slots=None, buf_size=None, gro=true, copybreak=None, cache=None),
+    #[pyo3(signature = (sock, *, slots=Whole(64), buf_size=Whole(2048), gro=true, copybreak=Whole(256), cache=None),
            text_signature = "(sock, *, slots=64, buf_size=2048, gro=True, copybreak=256, cache=None)")]
     fn new(
         py: Python<'_>,
         sock: Bound<'_, PyAny>,
-        slots: Option<&Bound<'_, PyAny>>,
-        buf_size: Option<&Bound<'_, PyAny>>,
+        slots: Whole,
+        buf_size: Whole,
         gro: bool,
-        copybreak: Option<&Bound<'_, PyAny>>,
+        copybreak: Whole,
         cache: Option<Py<PageFragCache>>,
     ) -> PyResult<Self> {
         let options = RxOptions {
-            slots: args::whole_or(slots, "slots", 64)?,
-            buf_size: args::whole_or(buf_size, "buf_size", 2048)?,
+            slots: slots.0,
+            buf_size: buf_size.0,
             gro,
-            copybreak: args::whole_or(copybreak, "copybreak", 256)?,
+            copybreak: copybreak.0,
         };
         let own_cache = cache.is_none();
         let cache = cache.map_or_else(
@@ -258,14 +259,9 @@ impl RxRing {
     ///
     /// >>> len(empty_ring.recv(timeout=0))
     /// 0
-    #[pyo3(signature = (max=None, timeout=None), text_signature = "($self, max=64, timeout=None)")]
-    fn recv(
-        &self,
-        py: Python<'_>,
-        max: Option<&Bound<'_, PyAny>>,
-        timeout: Option<f64>,
-    ) -> PyResult<Batch> {
-        let max = args::whole_or(max, "max", 64)?;
+    #[pyo3(signature = (max=Whole(64), timeout=None), text_signature = "($self, max=64, timeout=None)")]
+    fn recv(&self, py: Python<'_>, max: Whole, timeout: Option<f64>) -> PyResult<Batch> {
+        let max = max.0;
         let deadline = Deadline::of(timeout)?;
         thread_end::watch(py)?;
         let _turn = self.turn()?;

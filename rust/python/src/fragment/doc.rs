@@ -113,7 +113,7 @@ pub(crate) const NBYTES: &CStr = c"Bytes in the fragment; the same as `len()`.
 ";
 
 pub(crate) const CAPACITY: &CStr =
-    c"Bytes of the page that the allocation takes, from the fragment's first byte on.
+    c"Bytes that come home when the last fragment of the allocation goes: whole lines.
 
 >>> PageFragCache().alloc(1500).capacity
 1536
@@ -142,9 +142,11 @@ pub(crate) const READONLY: &CStr = c"Whether writing is refused.
 (False, False, True)
 ";
 
-pub(crate) const PINNED: &CStr =
-    c"Bytes that are kept from being used again as long as this fragment lives.
+pub(crate) const PINNED: &CStr = c"Bytes of the fragment's page that are held and not alive.
 
->>> PageFragCache().alloc(1500).pinned_bytes
-1536
+What the page's living fragments together keep from others at this moment.
+
+>>> frag = PageFragCache(PagePool()).alloc(2048)
+>>> frag.pinned_bytes
+30720
 ";
