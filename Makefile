@@ -10,6 +10,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 CARGO ?= cargo
 PREEMPTIONS ?= 2
+SECONDS_A_MODEL ?= 10
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -85,8 +86,8 @@ loom: ## every concurrency model, in full
 	$(PYTHON) tests/run_models.py
 
 .PHONY: loom-quick
-loom-quick: ## every concurrency model, few preemptions
-	LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) $(PYTHON) tests/run_models.py
+loom-quick: ## every concurrency model, few preemptions, a few seconds each
+	LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) LOOM_MAX_DURATION=$(SECONDS_A_MODEL) $(PYTHON) tests/run_models.py
 
 .PHONY: bench
 bench: $(MARKS)/module ## every bench of both languages, rivals beside

@@ -33,7 +33,7 @@ def passed(output: str) -> set[str]:
 
 def run() -> tuple[int, str]:
     """Run cargo under ``--cfg loom``, repeat what it says, and return its status and words."""
-    flags = f"{os.environ.get('RUSTFLAGS', '')} --cfg loom".strip()
+    flags = f"{os.environ.get('RUSTFLAGS', '')} --cfg loom -C debug-assertions".strip()
     target = os.environ.get("CARGO_TARGET_DIR", str(ROOT / "target"))
     environment = {**os.environ, "RUSTFLAGS": flags, "CARGO_TARGET_DIR": f"{target}/loom"}
     cargo = os.environ.get("CARGO", "cargo")
