@@ -290,7 +290,7 @@ def test_release_waits_for_views_and_is_idempotent() -> None:
         lambda: skb.len,
         lambda: len(skb),
         lambda: skb.put(1),
-        lambda: skb.clone(),
+        skb.clone,
         lambda: skb.frags,
         lambda: memoryview(skb),
         skb.linearize,

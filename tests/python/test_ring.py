@@ -1,0 +1,586 @@
+"""`RxRing` and `Batch`: datagrams into fragments, waiting, closing, and pools at their limit."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import signal
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pagefrag
+from pagefrag import Batch, ContextError, Fragment, PageFragCache, PagePool, RxRing
+
+LONG = 60.0  # seconds: only reached by a broken build
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock
+
+
+@pytest.fixture
+def sender(sock: socket.socket) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.connect(sock.getsockname())
+        yield sender
+
+
+def started(act: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
+    """Start *act* on a thread; what it returns or raises comes into the list."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(act())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, found
+
+
+def until(true: Callable[[], bool]) -> None:
+    while not true():
+        time.sleep(0.001)
+
+
+def test_packets_come_with_their_bytes_and_addresses(
+    sock: socket.socket, sender: socket.socket
+) -> None:
+    sent = [bytes([number]) * (number * 7 + 1) for number in range(50)]
+    for packet in sent:
+        sender.send(packet)
+    with RxRing(sock) as ring:
+        batch = ring.recv(max=64, timeout=LONG)
+        assert [frag.tobytes() for frag in batch] == sent
+        assert list(batch.lengths) == list(batch.wire_lengths) == [len(packet) for packet in sent]
+        assert batch.addresses == (sender.getsockname(),) * 50
+        assert len({id(address) for address in batch.addresses}) == 1
+        stats = ring.stats()
+        assert (stats.rx_packets, stats.rx_bytes) == (50, sum(map(len, sent)))
+        assert (stats.rx_alloc_fail, stats.largest_batch) == (0, 50)
+
+
+def test_an_ipv6_socket_gives_ipv6_addresses() -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 loopback here")
+        sock.sendto(b"six", sock.getsockname())
+        with RxRing(sock) as ring, ring.recv(timeout=LONG) as batch:
+            assert batch.addresses == (sock.getsockname(),)
+
+
+def test_empty_datagrams_are_packets(sock: socket.socket, sender: socket.socket) -> None:
+    for packet in (b"", b"x", b""):
+        sender.send(packet)
+    with RxRing(sock) as ring:
+        assert [frag.tobytes() for frag in ring.recv(timeout=LONG)] == [b"", b"x", b""]
+
+
+def test_long_datagrams_are_cut_and_told(sock: socket.socket, sender: socket.socket) -> None:
+    sender.send(b"a" * 3000)
+    sender.send(b"b" * 100)
+    with RxRing(sock, buf_size=1000) as ring:
+        batch = ring.recv(timeout=LONG)
+        assert list(batch.lengths) == [1000, 100]
+        assert list(batch.wire_lengths) == [3000, 100]
+        assert ring.stats().truncated == 1
+
+
+def test_max_is_kept_and_the_rest_waits(sock: socket.socket, sender: socket.socket) -> None:
+    for number in range(10):
+        sender.send(bytes([number]))
+    with RxRing(sock, slots=8) as ring:
+        assert [frag[0] for frag in ring.recv(3, LONG)] == [0, 1, 2]
+        got: list[int] = []
+        while len(got) < 7:
+            got += [frag[0] for frag in ring.recv(timeout=LONG)]
+        assert got == [3, 4, 5, 6, 7, 8, 9]
+        assert not ring.recv(timeout=0)
+
+
+def test_nothing_there_is_an_empty_batch(sock: socket.socket) -> None:
+    with RxRing(sock) as ring:
+        for timeout in (0, 0.0, 0.001, 1e-12):
+            batch = ring.recv(timeout=timeout)
+            assert (len(batch), bool(batch), list(batch)) == (0, False, [])
+        assert batch.addresses == ()
+        assert batch.discarded == 0
+
+
+def test_packets_are_fragments_of_the_cache(sock: socket.socket, sender: socket.socket) -> None:
+    cache = PageFragCache(PagePool())
+    with RxRing(sock, cache=cache) as ring:
+        assert ring.cache is cache
+        sender.send(b"x" * 1000)
+        batch = ring.recv(timeout=LONG)
+        frag = batch[0]
+        assert not frag.readonly
+        frag[0] = 0
+        assert list(batch.offsets) == [frag.offset]
+        assert list(batch.pages) == [frag.page]
+    batch.release()
+    frag.release()
+    cache.drain()
+    assert cache.pool.audit().live_bytes == 0
+
+
+def test_a_batch_is_a_sequence_that_makes_each_fragment_once(
+    sock: socket.socket, sender: socket.socket
+) -> None:
+    for number in range(5):
+        sender.send(bytes([number]) * 10)
+    with RxRing(sock) as ring:
+        batch = ring.recv(timeout=LONG)
+    assert isinstance(batch[0], Fragment)
+    assert batch[1] is batch[1] is batch[-4]
+    assert batch[1:4] == [batch[1], batch[2], batch[3]]
+    assert batch[::-2] == [batch[4], batch[2], batch[0]]
+    assert list(batch)[3] is batch[3]
+    for index in (5, -6, 2**62):
+        with pytest.raises(IndexError):
+            batch[index]
+    for key in ("a", 1.0, None):
+        with pytest.raises(TypeError):
+            batch[key]
+    with pytest.raises(TypeError):
+        Batch()
+
+
+def test_reading_arrays_makes_no_object_per_packet(
+    sock: socket.socket, sender: socket.socket
+) -> None:
+    for _ in range(60):
+        sender.send(b"x" * 100)
+    with RxRing(sock) as ring:
+        batch = ring.recv(timeout=LONG)
+        gc.collect()
+        gc.disable()
+        try:
+            before = len(gc.get_objects())
+            lengths = np.asarray(batch.lengths)
+            offsets = np.asarray(batch.offsets)
+            pages = np.asarray(batch.pages)
+            made = len(gc.get_objects()) - before
+        finally:
+            gc.enable()
+    assert made <= 20
+    assert (lengths.dtype, offsets.dtype, pages.dtype) == (np.uint32, np.uint32, np.uintp)
+    assert lengths.tolist() == [100] * 60
+    assert offsets.tolist() == [frag.offset for frag in batch]
+    assert pages.tolist() == [frag.page for frag in batch]
+
+
+def test_releasing_a_batch_leaves_what_others_hold(
+    sock: socket.socket, sender: socket.socket
+) -> None:
+    pool = PagePool()
+    ring = RxRing(sock, cache=PageFragCache(pool))
+    for number in range(20):
+        sender.send(bytes([number]) * 1000)
+    batch = ring.recv(timeout=LONG)
+    ring.close()
+    kept, view = batch[3], memoryview(batch[4])
+    batch.release()
+    batch.release()
+    assert pool.stats().live_bytes == 2 * kept.capacity
+    assert (kept[0], view[0]) == (3, 4)
+    assert len(batch) == 20
+    assert list(batch.lengths) == [1000] * 20
+    for use in (lambda: batch[0], lambda: list(batch), lambda: batch[:], batch.__enter__):
+        with pytest.raises(ValueError, match="released batch"):
+            use()
+    assert repr(batch) == "<Batch packets=20 bytes=20000 released>"
+
+
+def test_with_releases_a_batch(sock: socket.socket, sender: socket.socket) -> None:
+    sender.send(b"x")
+    with RxRing(sock) as ring:
+        with ring.recv(timeout=LONG) as batch:
+            assert repr(batch) == "<Batch packets=1 bytes=1>"
+        assert "released" in repr(batch)
+
+
+def test_fragments_outlive_ring_batch_and_socket() -> None:
+    pool = PagePool()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        for number in range(30):
+            sock.sendto(bytes([number]) * 500, sock.getsockname())
+        ring = RxRing(sock, cache=PageFragCache(pool))
+        frags = list(ring.recv(timeout=LONG))
+        ring.close()
+    del ring
+    gc.collect()
+    for number, frag in enumerate(frags):
+        assert frag == bytes([number]) * 500
+    frags.clear()
+    del frag
+    pool.trim()
+    assert pool.audit().regions_mapped == 0
+
+
+def test_many_packets_kept_and_checked(sock: socket.socket, sender: socket.socket) -> None:
+    pool = PagePool()
+    kept: dict[int, Fragment] = {}
+    with RxRing(sock, cache=PageFragCache(pool)) as ring:
+        for number in range(5000):
+            sender.send(number.to_bytes(4, "big") * (number % 100 + 1))
+            if number % 16 == 15:
+                for frag in ring.recv(timeout=LONG):
+                    label = int.from_bytes(frag[:4].tobytes(), "big")
+                    assert frag == label.to_bytes(4, "big") * (label % 100 + 1)
+                    if label % 10 == 0:
+                        kept[label] = frag
+        for label, frag in kept.items():
+            assert frag == label.to_bytes(4, "big") * (label % 100 + 1)
+        assert ring.stats().rx_packets >= 4900
+    del frag
+    kept.clear()
+    pool.trim()
+    assert pool.audit().regions_mapped == 0
+
+
+def test_a_pool_at_its_limit_counts_and_recovers(
+    sock: socket.socket, sender: socket.socket
+) -> None:
+    cache = PageFragCache(PagePool(max_bytes=2 << 20))
+    ring = RxRing(sock, cache=cache)
+    hog = []
+    while (frag := cache.try_alloc(32768)) is not None:
+        hog.append(frag)
+    del frag
+    while (one := cache.try_alloc(64)) is not None:
+        hog.append(one)
+    kept: list[Batch] = []
+    lost = 0
+    for _ in range(20):
+        for _ in range(20):
+            sender.send(b"x" * 1500)
+        batch = ring.recv(timeout=LONG)
+        lost += batch.discarded
+        kept.append(batch)
+    assert lost > 0
+    assert ring.stats().rx_alloc_fail == lost
+    assert ring.stats().rx_packets == sum(map(len, kept))
+    hog.clear()
+    kept.clear()
+    del batch
+    while ring.recv(timeout=0):
+        pass
+    sender.send(b"again")
+    assert ring.recv(timeout=LONG)[0] == b"again"
+    ring.close()
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), float("-inf")])
+def test_bad_timeouts(sock: socket.socket, timeout: float) -> None:
+    with RxRing(sock) as ring, pytest.raises(ValueError, match="timeout"):
+        ring.recv(timeout=timeout)
+
+
+def test_a_huge_timeout_is_for_ever(sock: socket.socket, sender: socket.socket) -> None:
+    with RxRing(sock) as ring:
+        for timeout in (1e300, float("inf"), None, 10**9):
+            sender.send(b"x")
+            assert len(ring.recv(timeout=timeout)) == 1
+        with pytest.raises(TypeError):
+            ring.recv(timeout="1")
+
+
+@pytest.mark.parametrize(
+    ("most", "error"),
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (2**63, OverflowError),
+        (True, TypeError),
+        (1.5, TypeError),
+        (None, TypeError),
+    ],
+)
+def test_bad_max(sock: socket.socket, most: Any, error: type[Exception]) -> None:
+    with RxRing(sock) as ring:
+        with pytest.raises(error):
+            ring.recv(most, timeout=0)
+        assert len(ring.recv(timeout=0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("named", "error"),
+    [
+        ({"slots": 0}, ValueError),
+        ({"slots": -1}, ValueError),
+        ({"slots": 10**6}, ValueError),
+        ({"slots": True}, TypeError),
+        ({"slots": 2**64}, OverflowError),
+        ({"buf_size": 0}, ValueError),
+        ({"buf_size": 32769}, ValueError),
+        ({"buf_size": 2048.0}, TypeError),
+        ({"copybreak": -1}, ValueError),
+        ({"copybreak": None}, TypeError),
+        ({"gro": 1}, TypeError),
+        ({"cache": PagePool()}, TypeError),
+        ({"window": 1}, TypeError),
+    ],
+    ids=repr,
+)
+def test_bad_options(sock: socket.socket, named: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        RxRing(sock, **named)
+
+
+def test_what_is_not_a_udp_socket_is_refused_with_its_number() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream:
+        with pytest.raises(OSError) as refused:  # noqa: PT011 - the number is looked at
+            RxRing(stream)
+        assert refused.value.errno == errno.EPROTOTYPE
+    with pytest.raises(OSError) as refused:  # noqa: PT011
+        RxRing(stream)
+    assert refused.value.errno == errno.EBADF
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with left, right, pytest.raises(OSError) as refused:  # noqa: PT011
+        RxRing(left)
+    assert refused.value.errno == errno.EAFNOSUPPORT
+    with open(os.devnull, "rb") as file:  # noqa: PTH123
+        with pytest.raises(OSError) as refused:  # noqa: PT011
+            RxRing(file)
+        assert refused.value.errno == errno.ENOTSOCK
+
+
+class Odd:
+    """Something like a socket whose `fileno` does as told."""
+
+    def __init__(self, number: Any) -> None:
+        self._number = number
+
+    def fileno(self) -> Any:
+        if isinstance(self._number, Exception):
+            raise self._number
+        return self._number
+
+
+@pytest.mark.parametrize(
+    ("thing", "error"),
+    [
+        (3, TypeError),
+        (None, TypeError),
+        ("socket", TypeError),
+        (Odd("3"), TypeError),
+        (Odd(2**40), OverflowError),
+        (Odd(-1), OSError),
+        (Odd(987_654), OSError),
+        (Odd(ZeroDivisionError()), ZeroDivisionError),
+    ],
+)
+def test_what_is_not_a_socket_is_refused(thing: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        RxRing(thing)
+
+
+def test_a_socket_closed_under_the_ring_is_an_os_error(sock: socket.socket) -> None:
+    ring = RxRing(sock)
+    sock.close()
+    for _ in range(2):
+        with pytest.raises(OSError, match="closed") as refused:
+            ring.recv(timeout=LONG)
+        assert refused.value.errno == errno.EBADF
+    ring.close()
+
+
+def test_a_number_used_again_is_not_read_from(sock: socket.socket) -> None:
+    ring = RxRing(sock)
+    number = sock.fileno()
+    sock.close()
+    others = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
+    assert number in {other.fileno() for other in others}
+    with pytest.raises(OSError, match="closed"):
+        ring.recv(timeout=0)
+    for other in others:
+        other.close()
+    ring.close()
+
+
+def test_close_is_idempotent_and_final(sock: socket.socket, sender: socket.socket) -> None:
+    pool = PagePool()
+    ring = RxRing(sock, cache=PageFragCache(pool))
+    sender.send(b"x")
+    ring.recv(timeout=LONG)
+    assert ring.fileno() == sock.fileno()
+    ring.close()
+    ring.close()
+    ring.drain()
+    assert ring.fileno() == -1
+    assert ring.stats().rx_packets == 1
+    assert repr(ring) == "<RxRing closed>"
+    with pytest.raises(ValueError, match="closed ring"):
+        ring.recv(timeout=0)
+    with pytest.raises(ValueError, match="closed ring"), ring:
+        pass
+    ring.cache.drain()
+    assert pool.audit().pages_in_use == 0
+    sender.send(b"for the socket")
+    assert sock.recv(100) == b"for the socket"
+
+
+def test_drain_gives_back_the_waiting_buffers(sock: socket.socket, sender: socket.socket) -> None:
+    pool = PagePool()
+    ring = RxRing(sock, cache=PageFragCache(pool))
+    sender.send(b"x")
+    batch = ring.recv(timeout=LONG)
+    ring.drain()
+    assert pool.stats().live_bytes == batch[0].capacity
+    sender.send(b"y")
+    assert ring.recv(timeout=LONG)[0] == b"y"
+    ring.close()
+
+
+def test_waiting_lets_other_threads_run(sock: socket.socket, sender: socket.socket) -> None:
+    with RxRing(sock) as ring:
+        thread, found = started(lambda: ring.recv(timeout=None))
+        total = sum(range(100_000))
+        sender.send(b"x")
+        thread.join()
+        assert total == 4_999_950_000
+        assert found[0][0] == b"x"
+        assert ring.stats().waits >= 0
+
+
+def test_close_wakes_who_waits(sock: socket.socket) -> None:
+    ring = RxRing(sock)
+    thread, found = started(lambda: ring.recv(timeout=None))
+    until(lambda: ring.stats().waits > 0)
+    ring.close()
+    thread.join()
+    assert isinstance(found[0], ValueError)
+    assert "closed ring" in str(found[0])
+
+
+def test_closing_the_socket_wakes_who_waits(sock: socket.socket) -> None:
+    ring = RxRing(sock)
+    thread, found = started(lambda: ring.recv(timeout=None))
+    until(lambda: ring.stats().waits > 0)
+    sock.close()
+    thread.join()
+    assert isinstance(found[0], OSError)
+    assert found[0].errno == errno.EBADF
+    ring.close()
+
+
+def test_two_threads_in_recv_is_a_context_error(sock: socket.socket, sender: socket.socket) -> None:
+    with RxRing(sock) as ring:
+        thread, found = started(lambda: ring.recv(timeout=None))
+        until(lambda: ring.stats().waits > 0)
+        with pytest.raises(ContextError, match="another call is receiving"):
+            ring.recv(timeout=0)
+        sender.send(b"x")
+        thread.join()
+        assert found[0][0] == b"x"
+        assert len(ring.recv(timeout=0)) == 0
+
+
+def test_a_signal_interrupts_at_once(sock: socket.socket) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with RxRing(sock) as ring:
+            with pytest.raises(KeyboardInterrupt):
+                ring.recv(timeout=None)
+            assert len(ring.recv(timeout=0)) == 0
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_handler_that_returns_does_not_end_the_wait(
+    sock: socket.socket, sender: socket.socket
+) -> None:
+    seen: list[Exception] = []
+
+    def answer(*_: object) -> None:
+        try:
+            ring.recv(timeout=0)
+        except ContextError as error:
+            seen.append(error)
+        sender.send(b"from the handler")
+
+    before = signal.signal(signal.SIGALRM, answer)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with RxRing(sock) as ring:
+            assert ring.recv(timeout=None)[0] == b"from the handler"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(seen) == 1
+
+
+def test_a_shut_down_socket_gives_an_empty_batch(
+    sock: socket.socket, sender: socket.socket
+) -> None:
+    with RxRing(sock) as ring:
+        sock.connect(sender.getsockname())
+        thread, found = started(lambda: ring.recv(timeout=None))
+        until(lambda: ring.stats().waits > 0)
+        sock.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        assert isinstance(found[0], Batch)
+        assert len(found[0]) == 0
+
+
+def test_gro_needs_pages_that_hold_a_super_buffer(sock: socket.socket) -> None:
+    with RxRing(sock) as ring:
+        assert ring.gro is False
+    with RxRing(sock, gro=False, cache=PageFragCache(PagePool(65536))) as ring:
+        assert ring.gro is False
+
+
+def test_large_pages_receive_the_same_packets(sock: socket.socket, sender: socket.socket) -> None:
+    with RxRing(sock, cache=PageFragCache(PagePool(1 << 20)), buf_size=65535) as ring:
+        sent = [bytes([number]) * (number * 600 + 1) for number in range(60)]
+        got: list[bytes] = []
+        for packet in sent:
+            sender.send(packet)
+            got += [frag.tobytes() for frag in ring.recv(timeout=LONG)]
+        while len(got) < len(sent):
+            got += [frag.tobytes() for frag in ring.recv(timeout=LONG)]
+        assert got == sent
+
+
+def test_the_ring_keeps_its_socket_and_nothing_more() -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    watch = weakref.ref(sock)
+    sock.sendto(b"x", sock.getsockname())
+    ring = RxRing(sock)
+    del sock
+    assert ring.recv(timeout=LONG)[0] == b"x"
+    ring.close()
+    found = watch()
+    assert found is not None
+    found.close()
+    gone = weakref.ref(ring)
+    del ring
+    assert gone() is None
+
+
+def test_the_default_cache_is_the_rings_own(sock: socket.socket) -> None:
+    with RxRing(sock) as ring, RxRing(sock) as other:
+        assert ring.cache is not other.cache
+        assert ring.cache.pool is pagefrag.default_pool()
+        assert repr(ring) == f"<RxRing fd={sock.fileno()} slots=64 rx_packets=0>"
