@@ -92,6 +92,7 @@ class Outcome:
     received: int = 0
     damaged: int = 0
     seconds: float = 0.0
+    busy: float = 0.0
     dropped: int | None = None
     sender_status: int = 0
     kept: list[Buffer] = field(default_factory=list)
@@ -106,6 +107,11 @@ class Outcome:
     def rate(self) -> float:
         """Packets per second, from the first packet to the last."""
         return self.received / self.seconds if self.seconds else 0.0
+
+    @property
+    def cost(self) -> float | None:
+        """Nanoseconds of the receiver's processor for a packet, the checking included."""
+        return self.busy / self.received * 1e9 if self.received else None
 
     @property
     def good(self) -> bool:
@@ -157,10 +163,10 @@ def _check(packets: Iterable[Packet], job: Job, outcome: Outcome, steps: _Steps)
     templates = Expectation(job.size).templates
     following = received = damaged = 0
     due = 1
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     for packet in packets:
         if not received:
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
         try:
             (sequence,) = read(packet)
         except struct.error:
@@ -178,7 +184,7 @@ def _check(packets: Iterable[Packet], job: Job, outcome: Outcome, steps: _Steps)
             due = steps.take(packet, following)
             if following == job.count:
                 break
-    outcome.seconds = time.perf_counter() - start
+    outcome.seconds, outcome.busy = time.perf_counter() - start, time.process_time() - busy
     outcome.received, outcome.damaged = received, damaged
 
 
@@ -275,6 +281,7 @@ def _rows(job: Job, ring: Outcome, plain: Outcome) -> list[Row]:
     both = [
         ("packets received", "received"),
         ("packets per second", "rate"),
+        ("processor time per packet, ns", "cost"),
         ("packets corrupted", "damaged"),
         ("packets lost (numbers missing)", "lost"),
         ("dropped by the kernel at the socket", "dropped"),

@@ -28,12 +28,13 @@ _MOST_SEGMENTS = 64
 
 
 def burst_length(size: int, window: int) -> int:
-    """Return how many packets of *size* bytes one system call may send.
+    """Return how many packets of *size* bytes one system call may send: a power of two.
 
     >>> burst_length(1200, 1000), burst_length(1200, 8), burst_length(40_000, 1000)
-    (54, 2, 1)
+    (32, 2, 1)
     """
-    return max(1, min(_MOST_SEGMENTS, _LARGEST_DATAGRAM // size, window // 4))
+    most = max(1, min(_MOST_SEGMENTS, _LARGEST_DATAGRAM // size, window // 4))
+    return 1 << (most.bit_length() - 1)
 
 
 class _Window:
@@ -79,23 +80,28 @@ def send_all(
 ) -> None:
     """Send packets 0 to *count* - 1 over the connected socket *sock*."""
     room = _Window(control, window)
-    texts = bodies(size)
-    number = SEQUENCE.pack
     burst = burst_length(size, window)
     if burst > 1 and not _segmenting(sock, size):
         burst = 1
+    buffers = _bursts(size, burst)
+    places = range(0, burst * size, size)
     for first in range(0, count, burst):
-        last = min(first + burst, count)
-        room.wait_for_room(first, last - first)
-        sock.send(
-            b"".join(
-                [
-                    piece
-                    for sequence in range(first, last)
-                    for piece in (number(sequence), texts[sequence % BODIES])
-                ]
-            )
-        )
+        here = min(burst, count - first)
+        buffer = buffers[first // burst % len(buffers)]
+        for sequence, place in zip(range(first, first + here), places, strict=False):
+            SEQUENCE.pack_into(buffer, place, sequence)
+        room.wait_for_room(first, here)
+        sock.send(buffer[: here * size])
+
+
+def _bursts(size: int, burst: int) -> list[memoryview]:
+    """Return the bodies of all bursts, with room for the numbers: they come round again."""
+    texts = bodies(size)
+    number = bytes(SEQUENCE.size)
+    return [
+        memoryview(bytearray(b"".join(number + text for text in texts[first : first + burst])))
+        for first in range(0, BODIES, burst)
+    ]
 
 
 def main(arguments: list[str]) -> None:
