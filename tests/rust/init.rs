@@ -58,7 +58,9 @@ fn assert_nothing_left(cache: &mut PageFragCache, way: &str) {
     assert_clean(&cache.take_room(1).unwrap(), &way);
     for size in [64, 1000, MIN_PAGE] {
         let kept: Vec<FragMut> = (0..4).map(|_| cache.alloc(size).unwrap()).collect();
-        kept.iter().for_each(|frag| assert_clean(frag, &way));
+        for frag in kept {
+            assert_clean(&frag, &way);
+        }
     }
     cache.drain();
     assert_clean(&cache.alloc(MIN_PAGE).unwrap(), &way);

@@ -179,18 +179,17 @@ impl Pair {
         );
         assert_eq!(frag.as_ptr().addr() % align, 0);
         assert_eq!((frag.len(), frag.capacity()), (size, size));
-        match self.addresses.get(&expected.page) {
-            Some(&address) => assert_eq!(frag.page(), address, "the same page"),
-            None => {
-                // Another page: not one with live fragments.
-                let in_use = self
-                    .kept
-                    .iter()
-                    .any(|(other, ..)| other.page() == frag.page());
-                assert!(!in_use, "a new page was expected: {:?}", self.twin);
-                self.addresses.retain(|_, address| *address != frag.page());
-                self.addresses.insert(expected.page, frag.page());
-            }
+        if let Some(&address) = self.addresses.get(&expected.page) {
+            assert_eq!(frag.page(), address, "the same page");
+        } else {
+            // Another page: not one with live fragments.
+            let in_use = self
+                .kept
+                .iter()
+                .any(|(other, ..)| other.page() == frag.page());
+            assert!(!in_use, "a new page was expected: {:?}", self.twin);
+            self.addresses.retain(|_, address| *address != frag.page());
+            self.addresses.insert(expected.page, frag.page());
         }
         self.stamps += 1;
         // Cheap marks: what lies between is looked at in program.rs.

@@ -40,18 +40,14 @@ fn limit_addresses(bytes: Option<usize>) {
         rlim_max: 0,
     };
     // SAFETY: a valid place for the answer.
-    assert_eq!(
-        unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) },
-        0
-    );
+    let failed = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
+    assert_eq!(failed, 0, "a process may know its limits");
     limit.rlim_cur = bytes.map_or(limit.rlim_max, |bytes| {
         (pages * os_page_size() + bytes) as u64
     });
     // SAFETY: a valid limit.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) },
-        0
-    );
+    let failed = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
+    assert_eq!(failed, 0, "a process may lower its limits");
 }
 
 #[test]

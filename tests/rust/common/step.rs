@@ -32,10 +32,10 @@ const DONE: u32 = 2;
 /// One stepped thread at a time: the counts are the process's.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
+    static INSTALLED: Once = Once::new();
     let guard = ALONE
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         let handler: extern "C" fn(_, _, *mut libc::c_void) = on_trap;
         // SAFETY: all-zero bytes are a sigaction.
