@@ -127,6 +127,81 @@ fn under_a_limit_of_the_os_a_cap_is_not_eaten_by_refusals() {
     drop(both);
 }
 
+#[test]
+fn a_pool_grows_beyond_its_first_chunk_of_regions() {
+    let pool = PagePool::new(MAX_PAGE).unwrap();
+    let mut cache = PageFragCache::new(&pool);
+    // 200 regions, of which hardly a byte is touched.
+    let mut kept: Vec<FragMut> = (0..400).map(|_| cache.alloc(MAX_PAGE).unwrap()).collect();
+    for (number, frag) in kept.iter_mut().enumerate() {
+        fill(&mut frag[..16], number as u64);
+    }
+    let stats = pool.audit().unwrap();
+    assert_eq!((stats.regions_mapped, stats.regions_peak), (200, 200));
+    for (number, frag) in kept.iter().enumerate() {
+        assert_eq!(first_damage(&frag[..16], number as u64), None);
+    }
+    // Every other region goes, and its place is taken again.
+    let mut number = 0;
+    kept.retain(|_| {
+        number += 1;
+        (number - 1) % 4 < 2
+    });
+    cache.drain();
+    assert!(pool.trim() > 0);
+    let more: Vec<FragMut> = (0..200).map(|_| cache.alloc(MAX_PAGE).unwrap()).collect();
+    assert_eq!(
+        pool.audit().unwrap().live_bytes,
+        ((kept.len() + more.len()) * MAX_PAGE) as u64
+    );
+    assert!(pool.stats().regions_mapped <= 201);
+    drop((kept, more, cache));
+    pool.trim();
+    assert_eq!(pool.audit().unwrap().regions_mapped, 0);
+}
+
+/// A process that forks goes on in two, each with a pool of its own.
+#[test]
+fn after_a_fork_both_go_on() {
+    if !is_child() {
+        return in_a_child("after_a_fork_both_go_on");
+    }
+    let pool = PagePool::new(MIN_PAGE).unwrap();
+    let mut cache = PageFragCache::new(&pool);
+    let local = LocalCache::new(&pool, Granule::Line);
+    let mut kept: Vec<FragMut> = (0..40).map(|_| cache.alloc(300).unwrap()).collect();
+    kept.push(local.alloc(300).unwrap());
+    for frag in &mut kept {
+        fill(frag, 1);
+    }
+    // SAFETY: the test harness waits in another thread; the child runs only
+    // what follows and leaves by `_exit`.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "a process can fork");
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        assert!(kept.iter().all(|frag| first_damage(frag, 1).is_none()));
+        for frag in &mut kept {
+            fill(frag, 2);
+        }
+        kept.truncate(20);
+        kept.push(local.alloc(300).unwrap());
+        kept.push(cache.alloc(300).unwrap());
+        assert_eq!(pool.audit().unwrap().live_bytes, 22 * 320);
+        drop((kept, cache, local));
+        pool.trim();
+        assert_eq!(pool.audit().unwrap().regions_mapped, 0);
+    }));
+    if child == 0 {
+        // SAFETY: ends the child, which shares nothing that needs an end.
+        unsafe { libc::_exit(i32::from(outcome.is_err())) };
+    }
+    let mut status = -1;
+    // SAFETY: waits for the child made above.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert_eq!((waited, status), (child, 0), "the child came through");
+    assert!(outcome.is_ok(), "and so did the parent");
+}
+
 // Bad input -------------------------------------------------------------------
 
 #[test]

@@ -191,7 +191,12 @@ impl World {
         }
     }
 
+    /// Any handle, and every other time the newest: what follows closely on
+    /// one another is what meets the cursor.
     fn pick(&mut self, which: Index) -> Option<Handle> {
+        if is_odd(which) {
+            return self.handles.pop();
+        }
         let count = self.handles.len();
         (count != 0).then(|| self.handles.swap_remove(which.index(count)))
     }
@@ -458,7 +463,8 @@ impl World {
                 handle.held = Held::Shared(frag);
             }
             (Op::Advance(_, count), Held::Shared(mut frag)) => {
-                let count = count.index(len + 1);
+                let unit = if is_odd(count) { LINE } else { 1 };
+                let count = count.index(len / unit + 1) * unit;
                 frag.advance(count);
                 handle.shown.drain(..count);
                 // A handle of no bytes stays where it was.
@@ -552,6 +558,11 @@ impl World {
             "{stats:?}"
         );
     }
+}
+
+/// A coin that an index carries beside its value.
+fn is_odd(index: Index) -> bool {
+    index.index(1 << 20) % 2 == 1
 }
 
 /// Bytes that differ from what was there and from all neighbours.

@@ -176,6 +176,54 @@ fn promise_4_a_dead_orphan_goes_back_to_the_pool() {
     }
 }
 
+/// Pages full of live fragments that a cache has retired, and one of them
+/// emptied: by its owner, or by another thread.
+fn one_dead_among_many(granule: Granule, elsewhere: bool) -> (PageFragCache, usize, Vec<FragMut>) {
+    let pool = PagePool::new(MIN_PAGE).unwrap();
+    let mut cache = PageFragCache::with_granule(&pool, granule);
+    let mut kept: Vec<FragMut> = (0..4 * 100).map(|_| cache.alloc(1024).unwrap()).collect();
+    let dead: Vec<FragMut> = kept.drain(4 * 50..4 * 51).collect();
+    let home = dead[0].page();
+    if elsewhere {
+        thread::spawn(move || drop(dead)).join().unwrap();
+    } else {
+        drop(dead);
+    }
+    (cache, home, kept)
+}
+
+#[test]
+fn promise_4_a_dead_page_is_found_among_a_hundred_live_ones() {
+    for granule in GRANULES {
+        let (mut cache, home, kept) = one_dead_among_many(granule, false);
+        assert_eq!(
+            cache.alloc(MIN_PAGE).unwrap().page(),
+            home,
+            "{granule:?}: at once"
+        );
+        assert_eq!(cache.stats().pages_taken, 100);
+        drop(kept);
+    }
+}
+
+#[test]
+fn promise_4_a_page_that_others_emptied_is_found_after_a_few_refills() {
+    for granule in GRANULES {
+        let (mut cache, home, mut kept) = one_dead_among_many(granule, true);
+        // Two of the hundred are looked at in each refill.
+        let found = (0..100).position(|_| {
+            let frag = cache.alloc(MIN_PAGE).unwrap();
+            let found = frag.page() == home;
+            kept.push(frag);
+            found
+        });
+        assert!(
+            found.is_some_and(|refills| refills <= 51),
+            "{granule:?}: {found:?}"
+        );
+    }
+}
+
 // 5 ------------------------------------------------------------------------
 
 #[test]

@@ -36,18 +36,21 @@ pub(crate) enum Op {
 
 pub(crate) fn op() -> impl Strategy<Value = Op> {
     let index = any::<Index>;
-    let which = || (any::<bool>(), any::<bool>()).prop_map(|(bytes, local)| Which { bytes, local });
+    let which = || {
+        (any::<bool>(), prop::bool::weighted(0.3)).prop_map(|(bytes, local)| Which { bytes, local })
+    };
     // Mostly what packets are like; the page caps what is too large.
     let size = || {
         prop_oneof![
-            6 => 1..2048_usize,
+            4 => 1..2048_usize,
+            4 => (1..5_usize).prop_map(|lines| lines * 64),
             2 => prop::sample::select(vec![1, 63, 64, 65, 128, 1500, 2048, 4095, 4096]),
             1 => 1..40_000_usize,
             1 => Just(usize::MAX),
         ]
     };
     prop_oneof![
-        4 => (0..WORKERS).prop_map(Op::Switch),
+        2 => (0..WORKERS).prop_map(Op::Switch),
         10 => (which(), size(), prop_oneof![3 => Just(0), 1 => 0..21_u32])
             .prop_map(|(w, size, shift)| Op::Alloc(w, size, shift)),
         3 => (which(), 1..30_usize, 1..700_usize).prop_map(|(w, n, size)| Op::AllocMany(w, n, size)),
