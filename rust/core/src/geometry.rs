@@ -62,16 +62,17 @@ pub(crate) const MAX_OS_PAGE: usize = 64 * 1024;
 const _: () = assert!(LINE.is_power_of_two());
 const _: () = assert!(DEFAULT_PAGE >= MIN_PAGE && DEFAULT_PAGE <= MAX_PAGE);
 const _: () = assert!(REGION_WORDS * WORD_LINES == REGION_LINES);
-// A line number fits 15 bits and a line count less one 14: see `frag::Tag`.
+// A line number fits 15 bits and a line count less one 14: see `raw::Tag`.
 const _: () = assert!(REGION_LINES <= 1 << 15);
 const _: () = assert!(MAX_PAGE / LINE <= 1 << 14);
 #[cfg(not(loom))]
 const _: () = assert!(MIN_PAGE == 4 * 1024 && MAX_PAGE == 1024 * 1024);
 
-/// Lines that hold `bytes` bytes.
+/// Lines that hold `bytes` bytes, at most a region's.
 #[inline]
 pub(crate) const fn lines_for(bytes: usize) -> usize {
-    bytes.div_ceil(LINE)
+    debug_assert!(bytes <= REGION);
+    (bytes + (LINE - 1)) >> LINE_SHIFT
 }
 
 /// `value` rounded up to a multiple of `align`, a power of two.

@@ -24,9 +24,9 @@ pub(crate) use loom::sync::atomic::{
 };
 
 #[cfg(loom)]
-pub(crate) use loom::thread_local;
+pub(crate) use loom::{thread::yield_now, thread_local};
 #[cfg(not(loom))]
-pub(crate) use std::thread_local;
+pub(crate) use std::{thread::yield_now, thread_local};
 
 macro_rules! owner_cell {
     ($(#[$doc:meta])* $name:ident, $atomic:ty, $value:ty) => {
@@ -137,12 +137,40 @@ impl<T> OwnerPtr<T> {
     }
 }
 
-/// A number that no other living thread has: the address the thread pointer
-/// holds, one instruction. It may come again after the thread has ended, so
-/// whoever is named by it gives everything up before the thread ends.
-#[cfg(all(not(loom), target_arch = "x86_64", target_os = "linux"))]
+/// How often this process was forked from another, in a token's high bits,
+/// which no user address of the machines we know has.
+#[cfg(not(loom))]
+static GENERATION: AtomicUsize = AtomicUsize::new(0);
+#[cfg(not(loom))]
+const GENERATION_STEP: usize = 1 << 48;
+
+/// A forked child calls this: from here on no token is one that was given
+/// before. The C library hands the stacks of threads that the fork left behind
+/// to new ones, whose tokens would otherwise be theirs.
+#[cfg(not(loom))]
+pub(crate) fn forked() {
+    // Relaxed: the child has one thread; those it starts see it.
+    GENERATION.fetch_add(GENERATION_STEP, Ordering::Relaxed);
+}
+
+/// Nobody forks a model.
+#[cfg(loom)]
+pub(crate) fn forked() {}
+
+/// A number that no other living thread has, and no thread of a process that
+/// this one was forked from: the address the thread pointer holds, and the
+/// generation. Two instructions. It may come again after the thread has ended,
+/// so whoever is named by it gives everything up before the thread ends.
+#[cfg(not(loom))]
 #[inline]
 pub(crate) fn thread_token() -> usize {
+    // Relaxed: changes only in a fresh child.
+    thread_pointer() ^ GENERATION.load(Ordering::Relaxed)
+}
+
+#[cfg(all(not(loom), not(miri), target_arch = "x86_64", target_os = "linux"))]
+#[inline]
+fn thread_pointer() -> usize {
     let token: usize;
     // SAFETY: the x86-64 ELF TLS ABI keeps the thread pointer itself at fs:0;
     // the instruction reads eight bytes there and touches nothing else.
@@ -153,10 +181,9 @@ pub(crate) fn thread_token() -> usize {
     token
 }
 
-/// See the x86-64 form.
-#[cfg(all(not(loom), target_arch = "aarch64", target_os = "linux"))]
+#[cfg(all(not(loom), not(miri), target_arch = "aarch64", target_os = "linux"))]
 #[inline]
-pub(crate) fn thread_token() -> usize {
+fn thread_pointer() -> usize {
     let token: usize;
     // SAFETY: tpidr_el0 is the thread pointer, readable from user space.
     unsafe {
@@ -166,16 +193,19 @@ pub(crate) fn thread_token() -> usize {
     token
 }
 
-/// See the x86-64 form. Elsewhere: the address of a thread-local byte.
+/// Elsewhere: the address of a thread-local word.
 #[cfg(all(
     not(loom),
-    not(all(
-        any(target_arch = "x86_64", target_arch = "aarch64"),
-        target_os = "linux"
-    ))
+    any(
+        miri,
+        not(all(
+            any(target_arch = "x86_64", target_arch = "aarch64"),
+            target_os = "linux"
+        ))
+    )
 ))]
 #[inline]
-pub(crate) fn thread_token() -> usize {
+fn thread_pointer() -> usize {
     thread_local!(static HERE: u64 = const { 0 });
     HERE.with(|here| std::ptr::from_ref(here).addr())
 }

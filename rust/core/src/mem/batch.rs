@@ -78,13 +78,13 @@ impl Batch {
             self.counted += count;
             return;
         }
-        let (word, mask) = head_mask(first, count);
+        let (word, mask, beyond) = head_mask(first, count);
         if word != self.word {
             self.post(page);
             self.word = word;
         }
         self.mask |= mask;
-        self.beyond += count - mask.count_ones() as usize;
+        self.beyond += beyond;
     }
 
     /// Says what was gathered in `word`.

@@ -13,6 +13,7 @@
 //! ```
 
 mod bytewise;
+mod refill;
 mod reserve;
 
 use std::marker::PhantomData;
@@ -20,13 +21,12 @@ use std::ptr::NonNull;
 
 use crate::error::Error;
 use crate::geometry::{LINE, LINE_SHIFT, align_up, lines_for};
-use crate::mem::depot;
 use crate::mem::frag::FragMut;
 use crate::mem::header::line_of;
-use crate::mem::page::{Page, Released};
+use crate::mem::page::Page;
 use crate::mem::pool::PagePool;
 use crate::mem::raw::{RawFrag, Tag, WIPE};
-use crate::mem::shelf::{Shelf, bump};
+use crate::mem::shelf::Shelf;
 use crate::stats::CacheStats;
 
 pub use reserve::Reservation;
@@ -42,10 +42,6 @@ pub enum Granule {
     /// used again when all of it is dead.
     Byte,
 }
-
-/// Retired pages that a refill looks at although no free on this thread said
-/// so: their bytes may have come home from elsewhere.
-const GLANCES: u64 = 2;
 
 /// Carves fragments out of pages: the allocator's front door.
 ///
@@ -117,6 +113,11 @@ impl PageFragCache {
         unsafe { self.shelf.as_ref() }
     }
 
+    /// The shelf's address, as pages keep it.
+    fn shelf_ptr(&self) -> *mut () {
+        self.shelf.as_ptr().cast()
+    }
+
     /// The pool that pages come from.
     pub fn pool(&self) -> &PagePool {
         &self.pool
@@ -135,15 +136,27 @@ impl PageFragCache {
     /// [`Error::OutOfMemory`]; nothing has changed then.
     #[inline]
     pub fn alloc(&mut self, size: usize) -> Result<FragMut, Error> {
+        match self.alloc_here(size) {
+            Some(frag) => Ok(frag),
+            None => self.alloc_slow(size, 1),
+        }
+    }
+
+    /// [`alloc`](Self::alloc) if the hole has room, and nothing else. What it
+    /// returns stays in registers, which is worth a door of its own where it
+    /// goes straight into another language's object.
+    #[inline]
+    pub fn alloc_here(&mut self, size: usize) -> Option<FragMut> {
         let shelf = self.shelf();
         let cursor = shelf.cursor.get();
         let room = shelf.limit.get().addr().wrapping_sub(cursor.addr());
         // Room is whole lines, so what fits as it is fits rounded up. Zero
         // wraps around and fails like a size too large.
         if size.wrapping_sub(1) < room {
-            return Ok(self.carve(cursor, size));
+            Some(self.carve(cursor, size))
+        } else {
+            None
         }
-        self.alloc_slow(size, 1)
     }
 
     /// A fragment whose offset in its page, and so its address, is a multiple
@@ -218,178 +231,6 @@ impl PageFragCache {
             // SAFETY: the gap was seen to be within the hole.
             shelf.cursor.set(unsafe { cursor.add(gap) });
         }
-    }
-
-    /// Sees to it that `size` bytes at a multiple of `align` fit in the hole.
-    pub(crate) fn make_room(&mut self, size: usize, align: usize) -> Result<(), Error> {
-        if self.fits(size, align) {
-            return Ok(());
-        }
-        bump(&self.shelf().counters.refills);
-        let need = lines_for(size);
-        let step = lines_for(align);
-        self.close_hole();
-        if let Some(page) = self.shelf().current()
-            && self.carve_on(page, need, step)
-        {
-            bump(&self.shelf().counters.reuses);
-            return Ok(());
-        }
-        self.put_current_away();
-        if self.search_shelf(need, step, GLANCES) {
-            bump(&self.shelf().counters.reuses);
-            return Ok(());
-        }
-        if self.adopt_one(need, step) {
-            return Ok(());
-        }
-        let refusal = match self.take_page() {
-            Ok(page) => {
-                self.start(page);
-                self.carve_on(page, need, step);
-                return Ok(());
-            }
-            Err(refusal) => refusal,
-        };
-        // At the limit: look at everything before refusing.
-        if self.search_shelf(need, step, u64::MAX) || self.adopt_any(need, step) {
-            return Ok(());
-        }
-        self.refuse(refusal);
-        Err(refusal)
-    }
-
-    /// Counts a refusal.
-    pub(crate) fn refuse(&self, refusal: Error) {
-        bump(&self.shelf().counters.alloc_fail);
-        if refusal == Error::Exhausted {
-            self.pool.depot().exhausted.add(1);
-        }
-    }
-
-    fn fits(&self, size: usize, align: usize) -> bool {
-        let cursor = self.shelf().cursor.get().addr();
-        let limit = self.shelf().limit.get().addr();
-        align_up(cursor, align)
-            .checked_add(size)
-            .is_some_and(|end| end <= limit)
-            && cursor != 0
-    }
-
-    /// Puts what is left of the hole back into the map.
-    pub(crate) fn close_hole(&self) {
-        let shelf = self.shelf();
-        let cursor = shelf.cursor.get();
-        let rest = shelf.limit.get().addr().wrapping_sub(cursor.addr());
-        if let (Some(page), Some(start)) = (shelf.current(), NonNull::new(cursor)) {
-            page.put_lines(line_of(start), rest >> LINE_SHIFT);
-        }
-        shelf.cursor.set(std::ptr::null_mut());
-        shelf.limit.set(std::ptr::null_mut());
-    }
-
-    /// Opens the first hole in `page`, which is the current one, that fits.
-    fn carve_on(&self, page: Page, need: usize, step: usize) -> bool {
-        page.sweep();
-        page.head().until.set(crate::mem::page::NEVER);
-        let Some((first, count)) = page.find_hole(need, step) else {
-            return false;
-        };
-        page.take_lines(first, count);
-        let offset = (first - page.first_line()) << LINE_SHIFT;
-        let bytes = count << LINE_SHIFT;
-        // SAFETY: the hole lies in the page.
-        let start = unsafe { page.base().add(offset) };
-        if self.pool.init().on_alloc {
-            // SAFETY: the hole's lines were just taken out of the map.
-            unsafe { start.write_bytes(0, bytes) };
-        }
-        self.shelf().cursor.set(start.as_ptr());
-        // SAFETY: the hole ends within the page or at its end.
-        self.shelf().limit.set(unsafe { start.add(bytes) }.as_ptr());
-        true
-    }
-
-    /// Makes an owned page that is in no list the one being carved.
-    pub(crate) fn start(&self, page: Page) {
-        page.set_role(crate::mem::page::Role::Current);
-        self.shelf().current.set(page.head_ptr());
-    }
-
-    /// Retires the current page, whose hole is closed.
-    fn put_current_away(&self) {
-        let shelf = self.shelf();
-        if let Some(page) = shelf.current() {
-            shelf.current.set(std::ptr::null_mut());
-            shelf.retire(page, page.free_lines());
-        }
-    }
-
-    /// Looks for a hole in the ready pages, and in up to `glances` others.
-    fn search_shelf(&self, need: usize, step: usize, glances: u64) -> bool {
-        let shelf = self.shelf();
-        for _ in 0..shelf.ready() {
-            let Some(page) = shelf.take_ready() else {
-                break;
-            };
-            if self.try_page(page, need, step) {
-                return true;
-            }
-        }
-        for _ in 0..shelf.retired().min(glances) {
-            let Some(page) = shelf.take_oldest() else {
-                break;
-            };
-            if self.try_page(page, need, step) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Starts on an owned page of no list if it has a hole, else retires it.
-    fn try_page(&self, page: Page, need: usize, step: usize) -> bool {
-        self.start(page);
-        let found = self.carve_on(page, need, step);
-        if !found {
-            self.put_current_away();
-        }
-        found
-    }
-
-    /// Adopts an orphan, if there is one. True if it has a hole that fits.
-    fn adopt_one(&self, need: usize, step: usize) -> bool {
-        let Some(page) = self.pool.depot().claim_orphan() else {
-            return false;
-        };
-        if !page.adopt(self.shelf.as_ptr().cast()) {
-            // Dead; its last free is on the way and will deliver it.
-            depot::publish(page);
-            return false;
-        }
-        bump(&self.shelf().counters.adopted);
-        self.try_page(page, need, step)
-    }
-
-    /// Adopts orphans until one has a hole that fits.
-    fn adopt_any(&self, need: usize, step: usize) -> bool {
-        loop {
-            let before = self.shelf().counters.adopted.get();
-            if self.adopt_one(need, step) {
-                return true;
-            }
-            if self.shelf().counters.adopted.get() == before {
-                return false;
-            }
-        }
-    }
-
-    /// A page from the pool, owned.
-    pub(crate) fn take_page(&self) -> Result<Page, Error> {
-        let free = self.pool.depot().take()?;
-        bump(&self.shelf().counters.pages_taken);
-        let bytes = self.granule == Granule::Byte;
-        Ok(Page::open(free, self.shelf.as_ptr().cast(), bytes))
     }
 
     /// Shows all the room there is, at least `min` bytes, without taking it.
@@ -512,7 +353,7 @@ impl PageFragCache {
         let Some(back) = NonNull::new(unsafe { cursor.sub(bytes) }) else {
             return;
         };
-        page.take_lines(line_of(back), bytes >> LINE_SHIFT);
+        page.take_back(line_of(back), bytes >> LINE_SHIFT);
         if self.pool.init().on_alloc {
             // SAFETY: just taken out of the map.
             unsafe { back.write_bytes(0, bytes) };
@@ -530,50 +371,11 @@ impl PageFragCache {
     }
 
     /// Gives the pages back that have no live fragments, and keeps the others.
-    pub fn trim(&mut self) {
+    /// Returns how many.
+    pub fn trim(&mut self) -> usize {
+        let before = self.shelf().counters.pages_given.get();
         self.empty(true);
-    }
-
-    fn empty(&mut self, keep_alive: bool) {
-        if self.granule == Granule::Line {
-            self.close_hole();
-        }
-        let shelf = self.shelf();
-        let current = shelf.current();
-        shelf.current.set(std::ptr::null_mut());
-        let ready = (0..shelf.ready()).map_while(|_| shelf.take_ready());
-        let mut alive: Vec<Page> = Vec::new();
-        for page in current.into_iter().chain(ready) {
-            self.let_go(page, keep_alive, &mut alive);
-        }
-        while let Some(page) = shelf.take_oldest() {
-            self.let_go(page, keep_alive, &mut alive);
-        }
-        for page in alive {
-            shelf.retire(page, page.free_units());
-        }
-    }
-
-    /// Gives a page of no list back, or puts it into `alive`.
-    fn let_go(&self, page: Page, keep_alive: bool, alive: &mut Vec<Page>) {
-        let counters = &self.shelf().counters;
-        if page.sweep_is_dead() {
-            bump(&counters.pages_given);
-            depot::give(page.close());
-        } else if keep_alive {
-            alive.push(page);
-        } else {
-            match page.orphan() {
-                Released::Dead(free) => {
-                    bump(&counters.pages_given);
-                    depot::give(free);
-                }
-                Released::Orphan(page) => {
-                    bump(&counters.orphaned);
-                    depot::publish(page);
-                }
-            }
-        }
+        usize::try_from(self.shelf().counters.pages_given.get() - before).unwrap_or(0)
     }
 
     /// The cache at this moment. Reads the map of every page it owns.

@@ -9,7 +9,7 @@
 //! |--------|-------------------------------------------------------------|
 //! | `HELD` | not an orphan, or an orphan somebody is dealing with        |
 //! | `OPEN` | an orphan that may be adopted                               |
-//! | `SHUT` | an orphan that nobody wants (byte pages have no holes)      |
+//! | `SHUT` | an orphan not to adopt: of bytes, or with its last free underway |
 //! | `LAST` | dead; the last free left it to whoever holds the ticket     |
 //!
 //! The last free of an orphan takes an `OPEN` or `SHUT` ticket and with it the
@@ -33,7 +33,7 @@ use crate::mem::page::{FreePage, LastFree, Page};
 use crate::mem::region::Region;
 use crate::mem::shelf::Roster;
 use crate::stats::Counter;
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, yield_now};
 
 const FREE_WORDS: usize = MAX_PAGES.div_ceil(64);
 const TICKET_WORDS: usize = MAX_PAGES.div_ceil(32);
@@ -53,6 +53,13 @@ const CHUNK: usize = 2;
 const CHUNKS: usize = 1024;
 #[cfg(loom)]
 const CHUNKS: usize = 1;
+
+/// Times an allocation at the limit yields to threads that are mapping or
+/// unmapping before it is refused.
+#[cfg(not(loom))]
+const PATIENCE: u32 = 1000;
+#[cfg(loom)]
+const PATIENCE: u32 = 2;
 
 /// A slot's gate when no region is mapped in it.
 const EMPTY: u32 = 1 << 31;
@@ -148,10 +155,7 @@ impl Depot {
 
     /// A page for a cache: from the pool if it has one, else from the OS.
     pub(crate) fn take(&self) -> Result<FreePage, Error> {
-        if let Some(page) = self.take_free() {
-            return Ok(page);
-        }
-        self.grow()
+        self.take_free().map_or_else(|| self.grow(), Ok)
     }
 
     /// A page that the pool has, lowest region first, so that the others have
@@ -173,39 +177,61 @@ impl Depot {
         unsafe { FreePage::assume(page) }
     }
 
+    /// A page that the pool has, whatever the summaries say: a thread that
+    /// stopped while it was unmarking a slot hides nothing from this.
+    fn take_hidden(&self) -> Option<FreePage> {
+        let mut slots = self.chunks().flat_map(|chunk| &chunk.slots);
+        slots.find_map(Slot::take).map(|page| self.lend(page))
+    }
+
     /// Maps another region and takes its first page.
     #[cold]
     fn grow(&self) -> Result<FreePage, Error> {
-        // Relaxed, all: a sum under a limit; it orders nothing.
-        let reserved = self
-            .mapped
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| {
-                bytes
-                    .checked_add(REGION)
-                    .filter(|&sum| sum <= self.max_bytes)
-            });
-        if reserved.is_err() {
-            return Err(Error::Exhausted);
+        for _ in 0..PATIENCE {
+            if let Some(page) = self.take_hidden() {
+                return Ok(page);
+            }
+            // Relaxed, all: a sum under a limit; it orders nothing.
+            let reserved =
+                self.mapped
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| {
+                        bytes
+                            .checked_add(REGION)
+                            .filter(|&sum| sum <= self.max_bytes)
+                    });
+            if reserved.is_ok() {
+                return self.map();
+            }
+            // A region that is just being mapped or unmapped is about to
+            // make room; a thread that stopped doing so is not waited for.
+            let busy = |slot: &Slot| slot.gate.load(Ordering::Relaxed) == BUSY;
+            if !self.chunks().flat_map(|chunk| &chunk.slots).any(busy) {
+                break;
+            }
+            yield_now();
         }
+        self.take_hidden().ok_or(Error::Exhausted)
+    }
+
+    /// Maps a region whose bytes have been reserved and takes its first page.
+    fn map(&self) -> Result<FreePage, Error> {
         let page = self.vacant_slot().and_then(|(chunk, slot)| {
             let page = slot.map_region(self.page_shift);
-            if let Some(page) = page {
+            if page.is_some() {
                 if self.huge && !slot.advise_huge() {
                     self.huge_failed.add(1);
                 }
                 slot.fill(self.pages_per_region());
                 // AcqRel: see `Chunk::find`.
                 chunk.with_free.fetch_or(slot.bit(), Ordering::AcqRel);
-                Some(page)
             } else {
                 // Release, partner `vacant_slot`.
                 slot.gate.store(EMPTY, Ordering::Release);
-                None
             }
+            page
         });
         let Some(page) = page else {
             self.mapped.fetch_sub(REGION, Ordering::Relaxed);
-            self.out_of_memory.add(1);
             return Err(Error::OutOfMemory);
         };
         self.regions_mapped.add(1);
@@ -215,11 +241,23 @@ impl Depot {
         Ok(self.lend(page))
     }
 
+    /// Counts an allocation that was refused for good.
+    pub(crate) fn count_refusal(&self, refusal: Error) {
+        match refusal {
+            Error::OutOfMemory => self.out_of_memory.add(1),
+            _ => self.exhausted.add(1),
+        }
+    }
+
     /// A slot without a region, its gate `BUSY` in the caller's name.
     fn vacant_slot(&self) -> Option<(&Chunk, &Slot)> {
         loop {
             for chunk in self.chunks() {
                 for slot in &chunk.slots {
+                    // Relaxed: a look before the locked instruction.
+                    if slot.gate.load(Ordering::Relaxed) != EMPTY {
+                        continue;
+                    }
                     // Acquire, partner the stores of `EMPTY`.
                     let won = slot.gate.compare_exchange(
                         EMPTY,
@@ -364,16 +402,16 @@ pub(crate) fn deliver(last: LastFree) {
     }
 }
 
-/// Publishes an orphan whose ticket is the caller's. The caller keeps the
-/// depot alive; the page may be gone afterwards.
-pub(crate) fn publish(page: Page) {
+/// Publishes an orphan whose ticket is the caller's, for adoption or not. The
+/// caller keeps the depot alive; the page may be gone afterwards.
+pub(crate) fn publish(page: Page, adoptable: bool) {
     // SAFETY: the caller keeps the depot alive.
     let slot = unsafe { &*page.slot().cast::<Slot>() };
-    let state = if page.is_bytes() { SHUT } else { OPEN };
+    let state = if adoptable { OPEN } else { SHUT };
     let found = slot.swap_ticket(page.index(), |now| if now == LAST { HELD } else { state });
     if found == LAST {
         give(page.into_last().bury());
-    } else if state == OPEN {
+    } else if adoptable {
         // SAFETY: the slot is of a depot that the caller keeps alive.
         let depot = unsafe { &*slot.depot };
         if let Some(chunk) = depot.chunk_of(slot) {

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_costs_a_tenth_of_a_region_in_addresses() {
+    fn the_header_costs_an_eighth_of_a_region_in_addresses() {
         assert_eq!(HEADER_SPAN % MAX_OS_PAGE, 0);
         const { assert!(HEADER_SPAN <= REGION / 8) };
     }

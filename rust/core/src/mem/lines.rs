@@ -3,25 +3,25 @@
 use crate::geometry::{FULL, WORD_LINES};
 
 /// The part of lines `[first, first + count)` that lies in the word of `first`:
-/// that word's number and the mask in it.
+/// that word's number, the mask in it, and how many lines lie beyond.
 #[inline]
-pub(crate) fn head_mask(first: usize, count: usize) -> (usize, u64) {
+pub(crate) fn head_mask(first: usize, count: usize) -> (usize, u64, usize) {
     debug_assert!(count > 0);
     let bit = first % WORD_LINES;
     let here = count.min(WORD_LINES - bit);
     // `here` is 1..=WORD_LINES, so the shift is below 64.
-    (first / WORD_LINES, (FULL >> (WORD_LINES - here)) << bit)
+    let mask = (FULL >> (WORD_LINES - here)) << bit;
+    (first / WORD_LINES, mask, count - here)
 }
 
 /// Calls `each(word, mask)` for every word that `[first, first + count)` touches.
 #[inline]
 pub(crate) fn for_each_word(mut first: usize, mut count: usize, mut each: impl FnMut(usize, u64)) {
     while count > 0 {
-        let (word, mask) = head_mask(first, count);
+        let (word, mask, beyond) = head_mask(first, count);
         each(word, mask);
-        let here = mask.count_ones() as usize;
-        first += here;
-        count -= here;
+        first += count - beyond;
+        count = beyond;
     }
 }
 
@@ -86,8 +86,9 @@ mod tests {
                 let expected: Vec<bool> =
                     (0..512).map(|i| i >= first && i < first + count).collect();
                 assert_eq!(bits(&map), expected);
-                let (word, mask) = head_mask(first, count);
+                let (word, mask, beyond) = head_mask(first, count);
                 assert_eq!(mask, map[word], "the head is the first word's part");
+                assert_eq!(mask.count_ones() as usize + beyond, count);
             }
         }
     }

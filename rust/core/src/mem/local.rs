@@ -3,14 +3,15 @@
 //! A [`LocalCache`] is one cache per thread behind one handle. Each thread
 //! keeps its caches in a table that is drained when the thread ends. The
 //! thread that uses a handle first becomes its *home* and finds its cache
-//! through the handle itself, without a look at the table: for a binding that
-//! is a shared library that saves a call on every allocation.
+//! through the handle itself, without a look at thread-local memory: for a
+//! binding that is a shared library that saves a call on every allocation.
+//! Other threads remember the handle they used last.
 //!
 //! When a thread's table is gone (its end is being torn down) an allocation
 //! still works: a cache is made for it and drained at once, so the fragment's
 //! page is an orphan from the start.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Weak};
@@ -79,6 +80,26 @@ thread_local! {
     static TABLE: RefCell<Table> = RefCell::new(Table::default());
 }
 
+/// The handle that this thread used last, and its cache: a look that saves the
+/// table when the thread is not the handle's home. Never names a lent cache.
+#[derive(Clone, Copy)]
+struct Memo {
+    handle: *const Handle,
+    cache: *mut PageFragCache,
+}
+
+impl Memo {
+    const NONE: Memo = Memo {
+        handle: std::ptr::null(),
+        cache: std::ptr::null_mut(),
+    };
+}
+
+#[cfg(not(loom))]
+thread_local!(static MEMO: Cell<Memo> = const { Cell::new(Memo::NONE) });
+#[cfg(loom)]
+thread_local!(static MEMO: Cell<Memo> = Cell::new(Memo::NONE));
+
 impl LocalCache {
     /// A handle on one cache per thread. Makes none yet.
     pub fn new(pool: &PagePool, granule: Granule) -> Self {
@@ -102,15 +123,32 @@ impl LocalCache {
         self.handle.granule
     }
 
-    /// The calling thread's cache, if it is this handle's home.
+    /// The calling thread's cache, if it can be told without the table.
     #[inline]
-    fn at_home(&self) -> Option<NonNull<PageFragCache>> {
+    fn at_hand(&self) -> Option<NonNull<PageFragCache>> {
         // Relaxed: only this thread can have written its own token.
         if self.handle.home_token.load(Ordering::Relaxed) == thread_token() {
-            NonNull::new(self.handle.home.get())
-        } else {
-            None
+            return NonNull::new(self.handle.home.get());
         }
+        let memo = MEMO.try_with(Cell::get).ok()?;
+        let mine = memo.handle == Arc::as_ptr(&self.handle);
+        NonNull::new(memo.cache).filter(|_| mine)
+    }
+
+    /// Runs `ask`, which runs no foreign code, on the calling thread's cache;
+    /// once more if this thread's caches had idle pages to give up.
+    #[inline]
+    fn ask<T>(&self, ask: impl Fn(&mut PageFragCache) -> Result<T, Error>) -> Result<T, Error> {
+        let result = match self.at_hand() {
+            // SAFETY: this thread's own cache, not lent (it would not be at
+            // hand), and `ask` runs nothing that could use it again.
+            Some(mut cache) => ask(unsafe { cache.as_mut() }),
+            None => self.with(&ask),
+        };
+        if matches!(result, Err(Error::Exhausted)) && give_up_idle(&self.handle.pool) != 0 {
+            return self.with(ask);
+        }
+        result
     }
 
     /// [`PageFragCache::alloc`] on the calling thread's cache.
@@ -120,23 +158,30 @@ impl LocalCache {
     /// thread have given up their idle pages.
     #[inline]
     pub fn alloc(&self, size: usize) -> Result<FragMut, Error> {
-        if let Some(mut cache) = self.at_home() {
-            // SAFETY: at home the pointer is this thread's own cache, not lent
-            // (the token would say so), and `alloc` runs no foreign code.
-            let result = unsafe { cache.as_mut() }.alloc(size);
-            if !matches!(result, Err(Error::Exhausted)) {
-                return result;
-            }
+        self.ask(|cache| cache.alloc(size))
+    }
+
+    /// [`alloc`](Self::alloc) where that takes a compare and an add: on the
+    /// thread whose cache is at hand, while its hole has room. `None` says to
+    /// go the long way, and no more than that.
+    #[inline]
+    pub fn alloc_here(&self, size: usize) -> Option<FragMut> {
+        // Relaxed: only this thread can have written its own token.
+        if self.handle.home_token.load(Ordering::Relaxed) != thread_token() {
+            return None;
         }
-        self.retrying(|cache| cache.alloc(size))
+        let mut cache = NonNull::new(self.handle.home.get())?;
+        // SAFETY: as in `ask`.
+        unsafe { cache.as_mut() }.alloc_here(size)
     }
 
     /// [`PageFragCache::alloc_align`] on the calling thread's cache.
     ///
     /// # Errors
     /// As there.
+    #[inline]
     pub fn alloc_align(&self, size: usize, align: usize) -> Result<FragMut, Error> {
-        self.retrying(|cache| cache.alloc_align(size, align))
+        self.ask(|cache| cache.alloc_align(size, align))
     }
 
     /// [`PageFragCache::take_room`] on the calling thread's cache.
@@ -144,7 +189,7 @@ impl LocalCache {
     /// # Errors
     /// As there.
     pub fn take_room(&self, min: usize) -> Result<FragMut, Error> {
-        self.retrying(|cache| cache.take_room(min))
+        self.ask(|cache| cache.take_room(min))
     }
 
     /// [`PageFragCache::settle`], also for room that another thread took.
@@ -152,22 +197,10 @@ impl LocalCache {
     /// # Errors
     /// As there.
     pub fn settle(&self, room: FragMut, used: usize) -> Result<FragMut, Error> {
-        self.with(|cache| cache.settle(room, used))
-    }
-
-    /// Runs `ask`, and once more after this thread's caches gave up what they
-    /// do not need.
-    #[inline(never)]
-    fn retrying<T>(
-        &self,
-        ask: impl Fn(&mut PageFragCache) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        match self.with(&ask) {
-            Err(Error::Exhausted) => {
-                give_up_idle(&self.handle.pool);
-                self.with(&ask)
-            }
-            result => result,
+        match self.at_hand() {
+            // SAFETY: as in `ask`.
+            Some(mut cache) => unsafe { cache.as_mut() }.settle(room, used),
+            None => self.with(|cache| cache.settle(room, used)),
         }
     }
 
@@ -208,17 +241,21 @@ impl Handle {
         PageFragCache::with_granule(&self.pool, self.granule)
     }
 
-    /// Makes the calling thread the home, if there is none.
+    /// Makes the calling thread, whose cache this is, the home if there is
+    /// none, or if it was and a fork has changed its token.
     fn settle_down(&self, cache: NonNull<PageFragCache>) {
-        // Relaxed, both: the token is only ever compared with the reader's
-        // own, and `home` is read only by the thread that wrote it.
+        // Acquire, partner `Entry::drop`: the last home has written `home` for
+        // the last time.
         let won =
             self.home_token
-                .compare_exchange(HOMELESS, LENT, Ordering::Relaxed, Ordering::Relaxed);
+                .compare_exchange(HOMELESS, LENT, Ordering::Acquire, Ordering::Relaxed);
         if won.is_ok() {
             self.home.set(cache.as_ptr());
-            self.home_token.store(thread_token(), Ordering::Relaxed);
+        } else if self.home.peek() != cache.as_ptr() {
+            return;
         }
+        // Relaxed: only ever compared with the reader's own token.
+        self.home_token.store(thread_token(), Ordering::Relaxed);
     }
 
     fn is_home(&self) -> bool {
@@ -266,6 +303,8 @@ impl<'a> Loan<'a> {
             // Relaxed: only for this thread's own eyes.
             handle.home_token.store(LENT, Ordering::Relaxed);
         }
+        // If the thread is ending there is no memo any more.
+        let _ = MEMO.try_with(|last| last.set(Memo::NONE));
         Some(Self { handle, cache })
     }
 }
@@ -274,16 +313,20 @@ impl Drop for Loan<'_> {
     fn drop(&mut self) {
         let back = TABLE.try_with(|table| {
             let mut table = table.borrow_mut();
-            if let Some(entry) = table.entries.iter_mut().find(|e| e.cache == self.cache) {
+            let entry = table.entries.iter_mut().find(|e| e.cache == self.cache);
+            entry.is_some_and(|entry| {
                 entry.lent = false;
-            }
+                true
+            })
         });
-        // Relaxed: LENT with our cache at home was written by this thread.
-        let lent = self.handle.home_token.load(Ordering::Relaxed) == LENT;
-        if back.is_ok() && lent && self.handle.home.peek() == self.cache.as_ptr() {
-            self.handle
-                .home_token
-                .store(thread_token(), Ordering::Relaxed);
+        if matches!(back, Ok(true)) {
+            self.handle.settle_down(self.cache);
+            let memo = Memo {
+                handle: Arc::as_ptr(self.handle),
+                cache: self.cache.as_ptr(),
+            };
+            // If the thread is ending there is no memo, and no need of one.
+            let _ = MEMO.try_with(|last| last.set(memo));
         }
     }
 }
@@ -300,7 +343,6 @@ impl Table {
             return Some(entry.cache);
         }
         let cache = NonNull::from(Box::leak(Box::new(handle.new_cache())));
-        handle.settle_down(cache);
         self.entries.push(Entry {
             handle: Arc::downgrade(handle),
             cache,
@@ -319,12 +361,14 @@ impl Table {
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        // If the thread is ending there is no memo any more.
+        let _ = MEMO.try_with(|last| last.set(Memo::NONE));
         if let Some(handle) = self.handle.upgrade()
             && handle.is_home()
         {
             handle.home.set(std::ptr::null_mut());
-            // Relaxed: whoever becomes the next home writes before it reads.
-            handle.home_token.store(HOMELESS, Ordering::Relaxed);
+            // Release, partner `settle_down`: this was our last word on `home`.
+            handle.home_token.store(HOMELESS, Ordering::Release);
         }
         // SAFETY: leaked in `lend`; this entry is the only one to own it, and
         // it is not lent.
@@ -346,29 +390,30 @@ pub fn thread_exit() {
 }
 
 /// Lets the calling thread's local caches of `pool` give up idle pages.
-fn give_up_idle(pool: &PagePool) {
-    let caches = TABLE.try_with(|table| {
-        let mut table = table.borrow_mut();
-        let ours = |e: &&mut Entry| {
+/// Returns how many.
+fn give_up_idle(pool: &PagePool) -> usize {
+    let caches: Vec<_> = TABLE
+        .try_with(|table| {
+            let table = table.borrow();
             // SAFETY: not lent, so nobody else has it; entries own theirs.
-            !e.lent && unsafe { e.cache.as_ref() }.pool().same_as(pool)
-        };
-        let mut caches = Vec::new();
-        for entry in table.entries.iter_mut().filter(ours) {
-            caches.push(entry.cache);
-        }
-        caches
-    });
-    for mut cache in caches.unwrap_or_default() {
-        // SAFETY: as above; `trim` runs no foreign code.
-        unsafe { cache.as_mut() }.trim();
-    }
+            let ours = |e: &&Entry| !e.lent && unsafe { e.cache.as_ref() }.pool().same_as(pool);
+            table.entries.iter().filter(ours).map(|e| e.cache).collect()
+        })
+        .unwrap_or_default();
+    // SAFETY: as above; `trim` runs no foreign code.
+    caches
+        .into_iter()
+        .map(|mut cache| unsafe { cache.as_mut() }.trim())
+        .sum()
 }
 
 impl PagePool {
     /// Returns wholly free regions to the OS; first, the calling thread's
     /// local caches give up pages without live fragments. Returns how many
     /// regions were unmapped.
+    ///
+    /// A region that another thread's [`stats`](PagePool::stats) is reading at
+    /// this moment stays mapped.
     ///
     /// Here and not with the pool, which knows no caches.
     pub fn trim(&self) -> usize {

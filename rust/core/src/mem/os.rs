@@ -22,6 +22,7 @@ pub(crate) struct Mapping {
 mod door {
     use super::{Mapping, NonNull};
     use std::io::{BufRead, BufReader};
+    use std::sync::OnceLock;
 
     /// Maps `below` bytes, an address aligned to `align`, and `above` bytes
     /// from it. `None` when the OS refuses. All bytes are zero.
@@ -83,6 +84,22 @@ mod door {
     pub(crate) fn advise_huge(base: NonNull<u8>, len: usize) -> bool {
         // SAFETY: advice changes no contents; the range is mapped.
         unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_HUGEPAGE) == 0 }
+    }
+
+    /// Has `then` called in every child that this process forks, before it
+    /// does anything else. The first call decides.
+    pub(crate) fn watch_forks(then: fn()) {
+        static THEN: OnceLock<fn()> = OnceLock::new();
+        extern "C" fn in_child() {
+            if let Some(then) = THEN.get() {
+                then();
+            }
+        }
+        if THEN.set(then).is_ok() {
+            // SAFETY: a handler that touches an atomic and nothing else. Should
+            // there be no memory to register it, forks are as they would be.
+            unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        }
     }
 
     /// Bytes of an OS page.
@@ -167,12 +184,14 @@ mod door {
         0
     }
 
+    pub(crate) fn watch_forks(_: fn()) {}
+
     pub(crate) fn os_page_size() -> usize {
         4096
     }
 }
 
-pub(crate) use door::{advise_huge, huge_bytes, map, os_page_size, unmap};
+pub(crate) use door::{advise_huge, huge_bytes, map, os_page_size, unmap, watch_forks};
 
 #[cfg(all(test, not(loom)))]
 mod tests {

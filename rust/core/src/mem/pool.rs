@@ -9,6 +9,7 @@ use crate::mem::depot::Depot;
 use crate::mem::os;
 use crate::mem::page::{NOBODY, ORPHAN, Role};
 use crate::stats::{AuditError, PoolStats};
+use crate::sync::forked;
 
 /// Whether regions ask the OS for huge pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,8 +69,8 @@ impl PoolBuilder {
     }
 
     /// The most bytes of regions that may be mapped at once (no limit). Whole
-    /// regions count; the headers that describe them, at most a tenth, mostly
-    /// never touched, do not.
+    /// regions count; the headers that describe them, an eighth more addresses of
+    /// which little is ever touched, do not.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = Some(bytes);
         self
@@ -104,12 +105,17 @@ impl PoolBuilder {
         if self.max_bytes.is_some_and(|max| max < REGION) {
             return Err(Error::BadMaxBytes);
         }
+        Ok(self.assemble())
+    }
+
+    fn assemble(self) -> PagePool {
+        os::watch_forks(forked);
         let shift = self.page_size.trailing_zeros();
         let huge = self.huge_pages == HugePages::Auto;
-        Ok(PagePool {
+        PagePool {
             depot: Depot::new(shift, self.max_bytes, huge),
             init: self.init,
-        })
+        }
     }
 }
 
@@ -135,10 +141,7 @@ impl PagePool {
     /// The process's pool: 32 KiB pages, no limit.
     pub fn global() -> &'static PagePool {
         static GLOBAL: OnceLock<PagePool> = OnceLock::new();
-        GLOBAL.get_or_init(|| PagePool {
-            depot: Depot::new(DEFAULT_PAGE.trailing_zeros(), None, true),
-            init: Init::default(),
-        })
+        GLOBAL.get_or_init(|| Self::builder().assemble())
     }
 
     pub(crate) fn depot(&self) -> &Arc<Depot> {

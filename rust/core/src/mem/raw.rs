@@ -121,7 +121,10 @@ impl RawFrag {
     pub(crate) unsafe fn carve(ptr: NonNull<u8>, len: usize, tag: Tag) -> RawFrag {
         debug_assert!(u32::try_from(len).is_ok());
         #[allow(clippy::cast_possible_truncation)] // a page has at most 1 MiB
-        RawFrag { ptr, word: AtomicU64::new(word(len as u32, tag)) }
+        RawFrag {
+            ptr,
+            word: AtomicU64::new(word(len as u32, tag)),
+        }
     }
 
     #[inline]
@@ -155,7 +158,11 @@ impl RawFrag {
     #[inline]
     pub fn len(&self) -> usize {
         // Relaxed: as in `tag`; the length changes only in exclusive hands.
-        (self.word.load(Ordering::Relaxed) & u64::from(u32::MAX)) as usize
+        let word = self.word.load(Ordering::Relaxed);
+        #[allow(clippy::cast_possible_truncation)] // the low half is meant
+        {
+            word as u32 as usize
+        }
     }
 
     /// Does it show no bytes?
@@ -215,10 +222,14 @@ impl RawFrag {
         } else {
             self.home().share(tag.first());
         }
+        #[allow(clippy::cast_possible_truncation)] // a page has at most 1 MiB
         let shared = word(self.len() as u32, Tag(tag.0 | SHARED));
         // Relaxed: see `tag`.
         self.word.store(shared, Ordering::Relaxed);
-        RawFrag { ptr: self.ptr, word: AtomicU64::new(shared) }
+        RawFrag {
+            ptr: self.ptr,
+            word: AtomicU64::new(shared),
+        }
     }
 
     /// Shows only `len` bytes from `start` on.

@@ -1,11 +1,12 @@
 //! The shelf: where one cache keeps its place in a page, and the pages that it
 //! owns and does not carve now.
 //!
-//! Retired pages stand in two lists that run through their heads. `retired`
-//! holds those not worth a look, oldest first; `ready` those of which so much
-//! has come home that their holes are. A page moves over when the countdown in
-//! its head runs out, which is all that a free on the owner's thread does
-//! beside setting its lines: no search, no sweep.
+//! Pages stand in three lists that run through their heads: `retired`, those
+//! not worth a look, oldest first; `ready`, those of which so much has come
+//! home that their holes are; and `spare`, a few without any live fragment. A
+//! page moves on when the countdown in its head runs out, which is all that a
+//! free on the owner's thread does beside setting its lines: no search, no
+//! sweep.
 //!
 //! Shelves are never freed while their pool lives, only used again, so that
 //! statistics may read any of them at any time.
@@ -19,7 +20,7 @@ use crate::sync::{AtomicBool, AtomicPtr, Ordering, OwnerPtr, OwnerU64};
 
 /// Dead pages that a shelf keeps for its next refill before it gives more
 /// back: 256 KiB at the default page size, a burst of 170 full frames.
-const KEEP: u64 = 8;
+const SPARES: u64 = 8;
 
 /// A cache's place and pages. All fields but `taken` and `next` belong to the
 /// thread of the cache that took the shelf.
@@ -36,6 +37,7 @@ pub(crate) struct Shelf {
     pub(crate) offset: OwnerU64,
     retired: List,
     ready: List,
+    spare: List,
     pub(crate) counters: Counters,
     taken: AtomicBool,
     next: AtomicPtr<Shelf>,
@@ -80,6 +82,7 @@ impl Shelf {
             offset: zero(),
             retired: List::new(),
             ready: List::new(),
+            spare: List::new(),
             counters: Counters {
                 refills: zero(),
                 reuses: zero(),
@@ -100,12 +103,36 @@ impl Shelf {
         NonNull::new(self.current.get()).map(|head| unsafe { Page::of_head(head) })
     }
 
-    /// Puts a page of the calling thread away after a sweep found `free` units
-    /// of it free.
-    pub(crate) fn retire(&self, page: Page, free: usize) {
-        page.set_role(Role::Retired);
-        page.head().until.set(patience(page, free));
-        self.retired.push(page);
+    /// Puts a page of the calling thread that is in no list away, as a look at
+    /// it has found it: `free` units of it are free. Returns a dead page that
+    /// there is no use for.
+    pub(crate) fn put_away(&self, page: Page, free: usize) -> Option<FreePage> {
+        let all = page.units();
+        if free == all {
+            return self.put_spare(page);
+        }
+        if !page.is_bytes() && free >= all / 2 {
+            page.set_role(Role::Ready);
+            page.head().until.set(countdown(all - free));
+            self.ready.push(page);
+        } else {
+            page.set_role(Role::Retired);
+            page.head().until.set(countdown(patience(all, free)));
+            self.retired.push(page);
+        }
+        None
+    }
+
+    /// Keeps a dead page, or returns it if there are enough.
+    fn put_spare(&self, page: Page) -> Option<FreePage> {
+        if self.spare.len.get() >= SPARES {
+            bump(&self.counters.pages_given);
+            return Some(page.close());
+        }
+        page.set_role(Role::Spare);
+        page.head().until.set(NEVER);
+        self.spare.push(page);
+        None
     }
 
     /// Takes the page that has waited longest in the ready list.
@@ -118,6 +145,11 @@ impl Shelf {
         self.retired.pop()
     }
 
+    /// Takes a page without live fragments.
+    pub(crate) fn take_spare(&self) -> Option<Page> {
+        self.spare.pop()
+    }
+
     /// Pages in the ready list.
     pub(crate) fn ready(&self) -> u64 {
         self.ready.len.get()
@@ -128,9 +160,12 @@ impl Shelf {
         self.retired.len.get()
     }
 
-    /// The pages in both lists.
+    /// The pages in all lists.
     pub(crate) fn pages(&self) -> impl Iterator<Item = Page> {
-        self.retired.iter().chain(self.ready.iter())
+        self.retired
+            .iter()
+            .chain(self.ready.iter())
+            .chain(self.spare.iter())
     }
 
     /// Bytes taken out of the map of the current page and not yet carved.
@@ -142,23 +177,20 @@ impl Shelf {
 
     /// Gives the shelf, which is empty, back to its roster.
     pub(crate) fn vacate(&self) {
-        debug_assert!(self.current.get().is_null() && self.ready() + self.retired() == 0);
+        debug_assert!(self.current.get().is_null() && self.pages().next().is_none());
         // Release, partner `Roster::take`: the fields as this owner left them.
         self.taken.store(false, Ordering::Release);
     }
 }
 
 /// Units that may come home on the owner's thread before a retired page of
-/// which `free` are free is worth a look: until half of it is, and if it
-/// already is (in holes too small for what was asked), an eighth more.
-fn patience(page: Page, free: usize) -> i32 {
-    let all = if page.is_bytes() {
-        page.size()
-    } else {
-        page.lines()
-    };
-    let half = (all / 2).saturating_sub(free);
-    i32::try_from(half.max(all / 8).max(1)).unwrap_or(NEVER)
+/// `all` units, `free` of them free, is worth a look: until half of it is.
+fn patience(all: usize, free: usize) -> usize {
+    (all / 2).saturating_sub(free).max(1)
+}
+
+fn countdown(units: usize) -> i32 {
+    i32::try_from(units.max(1)).unwrap_or(NEVER)
 }
 
 /// The countdown of one of the calling thread's pages has run out: has it
@@ -170,26 +202,13 @@ pub(crate) fn wake(page: Page) -> Option<FreePage> {
     let shelf = unsafe { &*page.head().shelf.get().cast::<Shelf>() };
     page.head().until.set(NEVER);
     match page.role() {
-        Role::Retired => {
-            shelf.retired.remove(page);
-            page.set_role(Role::Ready);
-            shelf.ready.push(page);
-            if !page.is_bytes() {
-                // Once more when the rest has come home.
-                let rest = page.lines() - page.free_lines();
-                page.head()
-                    .until
-                    .set(i32::try_from(rest.max(1)).unwrap_or(NEVER));
-            }
-            None
-        }
-        Role::Ready if shelf.ready() > KEEP => page.sweep_is_dead().then(|| {
-            shelf.ready.remove(page);
-            bump(&shelf.counters.pages_given);
-            page.close()
-        }),
-        _ => None,
+        Role::Retired => shelf.retired.remove(page),
+        Role::Ready => shelf.ready.remove(page),
+        // Being carved, or with nothing left to wait for.
+        _ => return None,
     }
+    let free = page.free_units();
+    shelf.put_away(page, free)
 }
 
 /// A list that runs through page heads. Only the shelf's owner touches it.
@@ -275,6 +294,10 @@ impl Roster {
     /// A shelf for a new cache: one that was vacated, or a new one.
     pub(crate) fn take(&self) -> NonNull<Shelf> {
         for shelf in self.iter() {
+            // Relaxed: a look before the locked instruction.
+            if shelf.taken.load(Ordering::Relaxed) {
+                continue;
+            }
             // Acquire, partner `vacate`. Relaxed otherwise: not ours, go on.
             let taken =
                 shelf

@@ -16,6 +16,10 @@ use crate::mem::page::Page;
 use crate::mem::raw::{RawFrag, Tag};
 use crate::mem::shelf::bump;
 
+/// Retired pages that a refill looks at: their bytes may have come home from
+/// elsewhere.
+const GLANCES: u64 = 2;
+
 /// Finds room for `size` bytes at a multiple of `align`: the page, which is
 /// then the current one, and the offset in it.
 pub(crate) fn make_room(
@@ -34,12 +38,11 @@ pub(crate) fn make_room(
             bump(&shelf.counters.reuses);
             return Ok(begin(cache, page));
         }
-        shelf.current.set(std::ptr::null_mut());
-        shelf.retire(page, 0);
+        cache.put_current_away();
     } else {
         bump(&shelf.counters.refills);
     }
-    if let Some(page) = dead_page(cache, 2) {
+    if let Some(page) = dead_page(cache, GLANCES) {
         bump(&shelf.counters.reuses);
         return Ok(begin(cache, page));
     }
@@ -55,18 +58,19 @@ pub(crate) fn make_room(
     }
 }
 
-/// A page of the shelf without live fragments: from those that said so, or
-/// among the `glances` oldest.
+/// A page of the shelf without live fragments: a spare one, or one of the
+/// `glances` oldest.
 fn dead_page(cache: &PageFragCache, glances: u64) -> Option<Page> {
     let shelf = cache.shelf();
-    let ready = (0..shelf.ready()).map_while(|_| shelf.take_ready());
-    let retired = (0..shelf.retired().min(glances)).map_while(|_| shelf.take_oldest());
-    ready.chain(retired).find(|page| {
-        let dead = page.is_dead_bytes();
-        if !dead {
-            shelf.retire(*page, 0);
-        }
-        dead
+    shelf.take_spare().or_else(|| {
+        let oldest = (0..shelf.retired().min(glances)).map_while(|_| shelf.take_oldest());
+        oldest.into_iter().find(|&page| {
+            let dead = page.is_dead_bytes();
+            if !dead {
+                cache.put_away(page);
+            }
+            dead
+        })
     })
 }
 
