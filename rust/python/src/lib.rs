@@ -20,6 +20,8 @@ mod home;
 mod napi;
 mod netdev;
 mod object;
+#[cfg(feature = "plain-fragment")]
+mod plain;
 mod pool;
 mod reservation;
 mod ring;
@@ -41,6 +43,9 @@ mod _pagefrag {
     use crate::napi::{NapiCache, NapiPoll};
     #[pymodule_export]
     use crate::netdev::{NetdevCache, netdev_alloc_frag, netdev_alloc_skb};
+    #[cfg(feature = "plain-fragment")]
+    #[pymodule_export]
+    use crate::plain::{PlainCache, PlainFragment};
     #[pymodule_export]
     use crate::pool::{PagePool, default_pool};
     #[pymodule_export]
