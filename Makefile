@@ -22,6 +22,9 @@ unexport PYTHONPATH PYTHONHOME
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs' -o -name Cargo.toml)
 TEST_CRATES := -p pagefrag -p pagefrag-tests
 FEATURES := --features pagefrag/bytes
+# Tests in release form need its arithmetic and its optimiser, not its slow link.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+QUICK_LINK := CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_TARGET_DIR=$(TARGET)/quick
 
 .PHONY: help
 help: ## list what there is to type
@@ -56,7 +59,7 @@ test: lint test-rs loom-quick test-py ## all tests and lints
 .PHONY: test-rs
 test-rs: $(MARKS)/venv ## Rust: debug, release, documentation
 	$(CARGO) test --locked $(TEST_CRATES) $(FEATURES) --lib --tests
-	$(CARGO) test --locked $(TEST_CRATES) $(FEATURES) --lib --tests --release
+	$(QUICK_LINK) $(CARGO) test --locked $(TEST_CRATES) $(FEATURES) --lib --tests --release
 	$(CARGO) test --locked $(TEST_CRATES) $(FEATURES) --doc
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps -p pagefrag $(FEATURES)
 

@@ -35,7 +35,13 @@ def run() -> tuple[int, str]:
     """Run cargo under ``--cfg loom``, repeat what it says, and return its status and words."""
     flags = f"{os.environ.get('RUSTFLAGS', '')} --cfg loom -C debug-assertions".strip()
     target = os.environ.get("CARGO_TARGET_DIR", str(ROOT / "target"))
-    environment = {**os.environ, "RUSTFLAGS": flags, "CARGO_TARGET_DIR": f"{target}/loom"}
+    environment = {
+        **os.environ,
+        "RUSTFLAGS": flags,
+        "CARGO_TARGET_DIR": f"{target}/loom",
+        "CARGO_PROFILE_RELEASE_LTO": "false",
+        "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16",
+    }
     cargo = os.environ.get("CARGO", "cargo")
     with subprocess.Popen(
         [cargo, *COMMAND], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
