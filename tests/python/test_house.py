@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import run_models
 
 from house import (
     House,
@@ -129,6 +130,26 @@ def test_every_rust_file_outside_the_crates_is_a_target(crate: str, kind: str) -
     named = {target["path"] for target in manifest.get(kind, [])}
     there = {f"rust/{file.name}" for file in (ROOT / crate / "rust").glob("*.rs")}
     assert named == there
+
+
+def fake_cargo(folder: Path, output: str) -> str:
+    script = folder / "cargo"
+    script.write_text(f"#!/bin/sh\ncat <<'END'\n{output}END\n")
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "status"), [(0, 0), (1, 1)], ids=["all models ran", "one model did not run"]
+)
+def test_models_that_do_not_run_are_a_failure(
+    left_out: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sorted(run_models.listed())
+    assert "remote_free_against_sweep" in names
+    lines = [f"test models::{name} ... ok\n" for name in names[left_out:]]
+    monkeypatch.setenv("CARGO", fake_cargo(tmp_path, "".join(lines)))
+    assert run_models.main() == status
 
 
 def test_the_ci_command_is_the_one_of_the_readme() -> None:
