@@ -22,6 +22,12 @@ use crate::sync::{AtomicBool, AtomicPtr, Ordering, OwnerPtr, OwnerU64};
 /// back: 256 KiB at the default page size, a burst of 170 full frames.
 const SPARES: u64 = 8;
 
+/// A page is worth a look when this part of it is free: a quarter. Waiting for
+/// half of it holds a fifth more memory and costs as much time (`benches`,
+/// pinning: 1.56 against 1.37 held / live with 2 KiB buffers among packets);
+/// with an eighth most looks find holes that are too small.
+const WORTH: usize = 4;
+
 /// A cache's place and pages. All fields but `taken` and `next` belong to the
 /// thread of the cache that took the shelf.
 #[derive(Debug)]
@@ -111,7 +117,7 @@ impl Shelf {
         if free == all {
             return self.put_spare(page);
         }
-        if !page.is_bytes() && free >= all / 2 {
+        if !page.is_bytes() && free >= all / WORTH {
             page.set_role(Role::Ready);
             page.head().until.set(countdown(all - free));
             self.ready.push(page);
@@ -184,9 +190,9 @@ impl Shelf {
 }
 
 /// Units that may come home on the owner's thread before a retired page of
-/// `all` units, `free` of them free, is worth a look: until half of it is.
+/// `all` units, `free` of them free, is worth a look.
 fn patience(all: usize, free: usize) -> usize {
-    (all / 2).saturating_sub(free).max(1)
+    (all / WORTH).saturating_sub(free).max(1)
 }
 
 fn countdown(units: usize) -> i32 {
