@@ -12,7 +12,7 @@
 use std::ffi::CStr;
 use std::ptr::null_mut;
 
-use pagefrag::{Error, FragMut, LocalCache};
+use pagefrag::{Error, FragMut, Granule, LINE, LocalCache};
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -20,7 +20,7 @@ use pyo3::types::{PyList, PyTuple};
 
 use crate::cache::PageFragCache;
 use crate::error::from_core;
-use crate::object::{blank, make_raw};
+use crate::object::{Blank, blank, make_raw};
 use crate::{args, thread_end};
 
 const ALLOC: &CStr =
@@ -161,8 +161,7 @@ impl<'a, 'py> Call<'a, 'py> {
 
 /// A `Fragment` (a new reference, or null with an exception set), or why the core refused.
 ///
-/// The shortest way is for one positional argument that is a plain `int` above 0, on a thread that
-/// is watched already.
+/// The shortest way is for one positional argument that is a plain `int` above 0.
 ///
 /// # Safety
 /// - The interpreter is attached and passes these to a method of `PageFragCache`.
@@ -173,7 +172,7 @@ unsafe fn one(
     positional: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> Result<*mut ffi::PyObject, Error> {
-    if positional == 1 && names.is_null() && !thread_end::is_unwatched() {
+    if positional == 1 && names.is_null() {
         // SAFETY: there is one argument.
         let value = unsafe { *values };
         // SAFETY: an argument, alive during the call.
@@ -207,6 +206,28 @@ unsafe fn carve(cache: &LocalCache, size: usize) -> Result<*mut ffi::PyObject, E
     let Some(blank) = (unsafe { blank() }) else {
         return Ok(null_mut());
     };
+    // Who has room here has been through `refill` on this thread, and is watched.
+    match cache.alloc_here(size) {
+        Some(frag) => Ok(blank.fill(frag.into_raw(), false)),
+        // SAFETY: attached.
+        None => unsafe { refill(blank, cache, size) },
+    }
+}
+
+/// # Safety
+/// - The interpreter is attached.
+#[inline(never)]
+unsafe fn refill(
+    blank: Blank,
+    cache: &LocalCache,
+    size: usize,
+) -> Result<*mut ffi::PyObject, Error> {
+    // SAFETY: attached.
+    if let Err(error) = thread_end::watch(unsafe { Python::assume_attached() }) {
+        blank.scrap();
+        // SAFETY: attached.
+        return Ok(unsafe { raise(error) });
+    }
     match cache.alloc(size) {
         Ok(frag) => Ok(blank.fill(frag.into_raw(), false)),
         Err(error) => {
@@ -236,7 +257,14 @@ unsafe fn one_slowly(
         // SAFETY: attached.
         Err(error) => Ok(unsafe { raise(error) }),
         Ok((size, align)) => {
-            let frag = call.cache.core.alloc_align(size, align)?;
+            let cache = &call.cache.core;
+            let by_itself = align <= LINE && align.is_power_of_two();
+            let frag = if by_itself && cache.granule() == Granule::Line {
+                // Every fragment starts on a line; so this is the shorter way.
+                cache.alloc(size)?
+            } else {
+                cache.alloc_align(size, align)?
+            };
             // SAFETY: attached.
             Ok(unsafe { make_raw(frag.into_raw(), false) })
         }
@@ -343,8 +371,10 @@ fn many<'py>(call: &Call<'_, 'py>) -> PyResult<Bound<'py, PyList>> {
             if object.is_null() {
                 return Err(PyErr::fetch(call.py));
             }
-            // SAFETY: an empty place of a new list, filled once; takes the reference.
-            unsafe { ffi::PyList_SET_ITEM(list.as_ptr(), filled, object) };
+            // SAFETY: a place of a new list, within its length; takes the reference.
+            if unsafe { ffi::PyList_SetItem(list.as_ptr(), filled, object) } != 0 {
+                return Err(PyErr::fetch(call.py));
+            }
             filled += 1;
         }
     }

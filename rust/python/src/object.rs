@@ -99,7 +99,7 @@ unsafe fn body<'a>(object: *mut ffi::PyObject) -> &'a Body {
 ///
 /// # Safety
 /// - The interpreter is attached.
-/// - What comes back goes to `fill` or `scrap` before anything else happens.
+/// - What comes back goes to `fill` or `scrap`.
 #[inline]
 pub(crate) unsafe fn blank() -> Option<Blank> {
     let kind = TYPE.load(Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! `PlainFragment`: a fragment as a plain `#[pyclass(frozen)]`, to measure `Fragment` against.
 //!
-//! Only with the feature `plain-fragment`, only for benches/python/bench_binding.py. It has what
+//! Only with the feature `plain-fragment`, only for `benches/python/bench_binding.py`. It has what
 //! the comparison needs and nothing else: birth, death, a length, a buffer.
 
 use std::ffi::c_int;

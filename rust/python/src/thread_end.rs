@@ -48,16 +48,10 @@ impl Drop for ThreadEnd {
     }
 }
 
-/// Whether `watch` still has something to do on this thread.
-#[inline]
-pub(crate) fn is_unwatched() -> bool {
-    WATCH.get() == Watch::Fresh
-}
-
 /// Sees to it that the calling thread's caches are given up when its Python thread ends.
 #[inline]
 pub(crate) fn watch(py: Python<'_>) -> PyResult<()> {
-    if is_unwatched() {
+    if WATCH.get() == Watch::Fresh {
         watch_thread(py)
     } else {
         Ok(())
