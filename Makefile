@@ -86,7 +86,7 @@ format: $(MARKS)/venv ## let the tools lay everything out
 
 .PHONY: loom
 loom: ## every concurrency model, in full
-	$(PYTHON) tests/run_models.py
+	LOOM_MAX_PREEMPTIONS=3 $(PYTHON) tests/run_models.py
 
 .PHONY: loom-quick
 loom-quick: ## every concurrency model, few preemptions, a few seconds each

@@ -39,7 +39,8 @@ pub(crate) struct Shelf {
     pub(crate) limit: OwnerPtr<u8>,
     /// The page being carved.
     pub(crate) current: OwnerPtr<PageHead>,
-    /// Byte pages only: the next offset to carve in `current`.
+    /// Where the search for the next hole of `current` goes on, in lines; of a
+    /// byte page the next offset to carve, in bytes.
     pub(crate) offset: OwnerU64,
     retired: List,
     ready: List,

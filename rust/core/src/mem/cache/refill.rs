@@ -41,9 +41,16 @@ impl PageFragCache {
                 return Ok(());
             }
             self.close_hole();
-            page.sweep();
-            if !(small && page.is_whole()) && self.carve_hole(page, need, step) {
+            // Forward only: what is freed behind is for the next time round.
+            let from = usize::try_from(shelf.offset.get()).unwrap_or(0);
+            if self.carve_hole(page, from, need, step) {
                 bump(&shelf.counters.reuses);
+                return Ok(());
+            }
+            page.sweep();
+            if !small && page.is_whole() {
+                bump(&shelf.counters.reuses);
+                self.carve_whole(page);
                 return Ok(());
             }
             self.put_current_away();
@@ -109,22 +116,23 @@ impl PageFragCache {
     /// Carves an owned page without live fragments from its start.
     fn carve_whole(&self, page: Page) {
         self.start(page);
+        self.shelf().offset.set(page.lines() as u64);
         page.take_all();
         self.open_hole(page.base(), page.size());
     }
 
-    /// Opens the first hole in `page`, which has been swept, that fits.
-    fn carve_hole(&self, page: Page, need: usize, step: usize) -> bool {
-        let Some((first, count)) = page.find_hole(need, step) else {
+    /// Opens the first hole of `page` at or after line `from` that fits.
+    fn carve_hole(&self, page: Page, from: usize, need: usize, step: usize) -> bool {
+        let Some((first, count)) = page.find_hole(from, need, step) else {
             return false;
         };
         self.start(page);
+        self.shelf().offset.set((first + count) as u64);
         // Live fragments from before do not sum up: no `is_all_back`.
         page.head().until.set(NEVER);
-        page.take_lines(first, count);
-        let offset = (first - page.first_line()) << LINE_SHIFT;
+        page.take_lines(page.first_line() + first, count);
         // SAFETY: the hole lies in the page.
-        let start = unsafe { page.base().add(offset) };
+        let start = unsafe { page.base().add(first << LINE_SHIFT) };
         self.open_hole(start, count << LINE_SHIFT);
         true
     }
@@ -181,7 +189,7 @@ impl PageFragCache {
     /// Carves an owned page of no list if it has a hole, else puts it away.
     fn try_page(&self, page: Page, need: usize, step: usize) -> bool {
         page.sweep();
-        let found = self.carve_hole(page, need, step);
+        let found = self.carve_hole(page, 0, need, step);
         if !found {
             self.put_away(page);
         }

@@ -172,19 +172,21 @@ impl Page {
             .sum()
     }
 
-    /// The first run of free lines at or after `from` (of the region), cut to
-    /// start at a multiple of `align` lines, that has `need` lines.
-    pub(crate) fn find_hole(self, need: usize, align: usize) -> Option<(usize, usize)> {
-        let words = self.words();
-        let origin = words.start * WORD_LINES;
-        let word = |index: usize| self.header().local[words.start + index].get();
-        let mut from = 0;
-        while let Some((start, count)) = lines::next_run(word, words.len(), from) {
-            let gap = align_up(start, align) - start;
-            if gap + need <= count {
-                return Some((origin + start, count));
+    /// The first run of free lines at or after line `from` (of the page) that
+    /// has `need` lines from a multiple of `align` on, as `(first, count)`.
+    pub(crate) fn find_hole(
+        self,
+        from: usize,
+        need: usize,
+        align: usize,
+    ) -> Option<(usize, usize)> {
+        let map = &self.header().local[self.words()];
+        let mut from = from;
+        while let Some((first, count)) = lines::next_run(|word| map[word].get(), map.len(), from) {
+            if align_up(first, align) - first + need <= count {
+                return Some((first, count));
             }
-            from = start + count;
+            from = first + count;
         }
         None
     }
