@@ -7,8 +7,6 @@
 b'ping'
 """
 
-from typing import TYPE_CHECKING, Any
-
 from ._pagefrag import (
     Batch,
     ContextError,
@@ -31,6 +29,7 @@ from ._pagefrag import (
     netdev_alloc_skb,
 )
 
+TYPE_CHECKING = False  # as type checkers read it: importing `typing` takes longer than all of this
 if TYPE_CHECKING:
     from ._stats import CacheStats, PoolStats, QueueStats
 
@@ -62,7 +61,7 @@ __all__ = [
 _STATS = frozenset({"CacheStats", "PoolStats", "QueueStats"})
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> object:
     """Fetch the statistics classes when first asked for: `dataclasses` is slow to import."""
     if name in _STATS:
         from . import _stats  # noqa: PLC0415
@@ -75,4 +74,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
 def __dir__() -> list[str]:
     """Name what the module has, the statistics classes included."""
-    return sorted({*globals(), *_STATS})
+    return sorted({*globals(), *_STATS} - {"TYPE_CHECKING"})

@@ -57,6 +57,20 @@ def test_on_another_thread_is_a_context_error(call: Callable[[Any], object]) -> 
         call(ctx)
 
 
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_the_cache_itself_takes_the_calls_of_its_running_poll(
+    call: Callable[[Any], object],
+) -> None:
+    napi = NapiCache(PagePool())
+    with pytest.raises(ContextError):
+        call(napi)
+    with napi.poll():
+        call(napi)
+        assert isinstance(in_thread(lambda: call(napi)), ContextError)
+    with pytest.raises(ContextError):
+        call(napi)
+
+
 def test_a_refused_consume_leaves_the_skb() -> None:
     skb = pagefrag.netdev_alloc_skb(64)
     skb.put(b"kept").release()

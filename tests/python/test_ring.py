@@ -415,6 +415,42 @@ def test_a_number_used_again_is_not_read_from(sock: socket.socket) -> None:
     ring.close()
 
 
+@pytest.mark.parametrize("order", ["ring first", "socket first", "never the ring"])
+def test_the_port_is_free_when_both_are_closed(order: str) -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    address = sock.getsockname()
+    sock.sendto(b"x", address)
+    ring = RxRing(sock)
+    batch = ring.recv(timeout=LONG)
+    if order == "ring first":
+        ring.close()
+    sock.close()
+    if order == "socket first":
+        ring.close()
+    if order == "never the ring":
+        with pytest.raises(OSError, match="closed"):
+            ring.recv(timeout=0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+        again.bind(address)
+    assert batch[0] == b"x"
+    assert ring.stats().rx_packets == 1
+
+
+def test_a_socket_that_refers_to_its_ring_is_collected() -> None:
+    class Mine(socket.socket):
+        ring: RxRing
+
+    sock = Mine(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    sock.ring = RxRing(sock)
+    watch = weakref.ref(sock.ring)
+    sock.close()
+    del sock
+    gc.collect()
+    assert watch() is None
+
+
 def test_close_is_idempotent_and_final(sock: socket.socket, sender: socket.socket) -> None:
     pool = PagePool()
     ring = RxRing(sock, cache=PageFragCache(pool))

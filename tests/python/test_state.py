@@ -166,8 +166,9 @@ class Anything(RuleBasedStateMachine):
             for view in held.views:
                 assert view == held.expected
 
-    @invariant()
-    def the_books_balance(self) -> None:
+    @rule()
+    def audit(self) -> None:
+        """Not an invariant: an audit asks the system about huge pages, which takes its time."""
         stats = self.pool.audit()
         assert stats.held_bytes == stats.live_bytes + stats.pinned_bytes
 

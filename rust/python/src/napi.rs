@@ -76,6 +76,53 @@ impl NapiCache {
         }
     }
 
+    /// `NapiPoll.alloc_frag` of the poll that this thread is in.
+    ///
+    /// >>> napi = NapiCache()
+    /// >>> with napi.poll():
+    /// ...     napi.alloc_frag(64).nbytes
+    /// 64
+    #[pyo3(signature = (size, *, align=Whole(1)), text_signature = "($self, size, *, align=1)")]
+    fn alloc_frag<'py>(
+        &self,
+        py: Python<'py>,
+        size: &Bound<'py, PyAny>,
+        align: Whole,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let size = args::whole(size, "size")?;
+        let frag = self.call(|context| context.try_alloc_frag(size, align.0))?;
+        frag.map(|frag| object::make(py, frag.into_raw(), false))
+            .transpose()
+    }
+
+    /// `NapiPoll.alloc_skb` of the poll that this thread is in.
+    ///
+    /// >>> napi = NapiCache()
+    /// >>> with napi.poll():
+    /// ...     napi.alloc_skb(1500).truesize
+    /// 2176
+    fn alloc_skb(&self, length: &Bound<'_, PyAny>) -> PyResult<Option<SkBuff>> {
+        let length = args::whole(length, "length")?;
+        let skb = self.call(|context| context.try_alloc_skb(length))?;
+        Ok(skb.map(SkBuff::new))
+    }
+
+    /// `NapiPoll.consume_skb` of the poll that this thread is in.
+    ///
+    /// >>> napi = NapiCache()
+    /// >>> with napi.poll():
+    /// ...     napi.consume_skb(napi.alloc_skb(1500))
+    fn consume_skb(&self, skb: &Bound<'_, SkBuff>) -> PyResult<()> {
+        // Asked first, so that a refused call leaves the skb alone.
+        self.call(|_| Ok(()))?;
+        let skb = skb.get().take()?;
+        self.call(|context| {
+            context.consume_skb(skb);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     /// A `QueueStats`: `rx_alloc_fail` counts what came back as None.
     ///
     /// >>> NapiCache().stats().rx_alloc_fail
@@ -154,12 +201,7 @@ impl NapiPoll {
         size: &Bound<'py, PyAny>,
         align: Whole,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let size = args::whole(size, "size")?;
-        let frag = self
-            .cache()?
-            .call(|context| context.try_alloc_frag(size, align.0))?;
-        frag.map(|frag| object::make(py, frag.into_raw(), false))
-            .transpose()
+        self.cache()?.alloc_frag(py, size, align)
     }
 
     /// An empty `SkBuff` with room for `length` bytes, or None when there is no memory.
@@ -168,11 +210,7 @@ impl NapiPoll {
     /// ...     ctx.alloc_skb(1500).truesize
     /// 2176
     fn alloc_skb(&self, length: &Bound<'_, PyAny>) -> PyResult<Option<SkBuff>> {
-        let length = args::whole(length, "length")?;
-        let skb = self
-            .cache()?
-            .call(|context| context.try_alloc_skb(length))?;
-        Ok(skb.map(SkBuff::new))
+        self.cache()?.alloc_skb(length)
     }
 
     /// Frees an skb whose packet was handled; its struct is kept for the next `alloc_skb`.
@@ -182,15 +220,7 @@ impl NapiPoll {
     /// >>> with NapiCache().poll() as ctx:
     /// ...     ctx.consume_skb(ctx.alloc_skb(1500))
     fn consume_skb(&self, skb: &Bound<'_, SkBuff>) -> PyResult<()> {
-        let cache = self.cache()?;
-        // Asked first, so that a refused call leaves the skb alone.
-        cache.call(|_| Ok(()))?;
-        let skb = skb.get().take()?;
-        cache.call(|context| {
-            context.consume_skb(skb);
-            Ok(())
-        })?;
-        Ok(())
+        self.cache()?.consume_skb(skb)
     }
 
     /// How many packets this poll may handle.

@@ -2,10 +2,11 @@
 //!
 //! A ring works on a descriptor of its own (a duplicate), so that a number which the user closes
 //! and the system uses again is never read from; and it looks at the user's socket before each
-//! call, so that a closed socket is an error and not silence.
+//! call, so that a closed socket is an error and not silence. The duplicate goes with `close`, and
+//! when the socket is found closed, so that the port is free again.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use pagefrag::net::{self, QueueStats, Readiness, RxBatch, RxOptions};
 use pagefrag::{Granule, LocalCache};
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::args::Whole;
@@ -60,7 +62,6 @@ struct Core {
 pub(crate) struct RxRing {
     sock: Py<PyAny>,
     fileno: i32,
-    fd: Arc<OwnedFd>,
     cache: Py<PageFragCache>,
     /// Whether the cache is the ring's alone.
     own_cache: bool,
@@ -164,14 +165,16 @@ impl RxRing {
     }
 
     fn check_open(&self, py: Python<'_>) -> PyResult<()> {
-        if self.core().ring.is_none() {
-            return Err(closed());
-        }
         if fileno(self.sock.bind(py))? != self.fileno {
+            // Our duplicate would keep the port.
+            self.close();
             return Err(PyOSError::new_err((
                 BAD_DESCRIPTOR,
                 "the ring's socket is closed",
             )));
+        }
+        if self.core().ring.is_none() {
+            return Err(closed());
         }
         Ok(())
     }
@@ -191,11 +194,18 @@ impl RxRing {
         Ok(Some(Batch::of(batch)))
     }
 
+    /// Waits until something is there, with nothing locked. Runs detached.
     fn wait(&self, slice: Duration) -> io::Result<Readiness> {
-        if let Some(ring) = self.core().ring.as_mut() {
+        let fd = {
+            let mut core = self.core();
+            let Some(ring) = core.ring.as_mut() else {
+                return Ok(Readiness::Interrupted);
+            };
             ring.note_wait();
-        }
-        net::wait_readable(std::os::fd::AsFd::as_fd(&self.fd), Some(slice))
+            // Ours for the length of the wait, also if the ring is closed meanwhile.
+            Arc::clone(ring.socket())
+        };
+        net::wait_readable(fd.as_fd(), Some(slice))
     }
 }
 
@@ -231,9 +241,9 @@ impl RxRing {
         // SAFETY: not negative, and duplicated before anything else runs that could close it; a
         // number that is not open is answered with EBADF.
         let fd = unsafe { BorrowedFd::borrow_raw(fileno) };
-        let fd = Arc::new(fd.try_clone_to_owned().map_err(from_io)?);
+        let fd = fd.try_clone_to_owned().map_err(from_io)?;
         let ring =
-            net::RxRing::new(Arc::clone(&fd), cache.get().core.pool(), options).map_err(from_io)?;
+            net::RxRing::new(Arc::new(fd), cache.get().core.pool(), options).map_err(from_io)?;
         let core = Core {
             ring: Some(ring),
             batch: RxBatch::default(),
@@ -243,7 +253,6 @@ impl RxRing {
         Ok(Self {
             sock,
             fileno,
-            fd,
             cache,
             own_cache,
             core,
@@ -358,6 +367,12 @@ impl RxRing {
     #[getter]
     fn gro(&self) -> bool {
         self.core().ring.as_ref().is_some_and(net::RxRing::gro)
+    }
+
+    /// The socket may refer to the ring: let the collector see it.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.sock)?;
+        visit.call(&self.cache)
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
