@@ -144,8 +144,8 @@ pub(crate) fn count(f: impl FnOnce()) -> Executed {
     }
 }
 
-/// Runs `stopping` on a thread that stops at every instruction (or every
-/// `stride`th), and at each stop runs `other` on this one, with the number of the stop. Returns how
+/// Runs `stopping` on a thread that stops at every `stride`th instruction, and
+/// at each stop runs `other` on this one, with the number of the stop. Returns how
 /// many stops there were.
 ///
 /// If `other` ever waits for the stopped thread, nobody moves any more; after
