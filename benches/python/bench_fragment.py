@@ -1,6 +1,6 @@
 """What does a fragment cost in Python, against the cheapest objects Python has? (R8)
 
-``python benches/python/bench_fragment.py`` prints medians over repeated loops, pinned to
+``python benches/python/bench_fragment.py`` prints medians over many short loops, pinned to
 one processor, each arm in turn so that a busy moment hits them all.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 import pagefrag
 
-LOOPS = 200_000
-REPEATS = 25
+LOOPS = 5_000
+REPEATS = 400
 
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "cache.alloc(2048)": ("take(2048)", {"take": pagefrag.PageFragCache().alloc}),
