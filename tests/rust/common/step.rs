@@ -112,9 +112,11 @@ impl Stepping {
     #[inline(always)]
     #[allow(clippy::inline_always)] // a call more would be counted
     fn start() -> Self {
+        // The first trap comes behind the instruction that follows `popfq`,
+        // which would go by unseen: so that one does nothing.
         // SAFETY: sets the trap flag and changes nothing else; the compiler
         // keeps its red zone away from an asm that may use the stack.
-        unsafe { asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq") };
+        unsafe { asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq", "nop") };
         Stepping
     }
 }
