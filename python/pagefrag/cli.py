@@ -16,6 +16,7 @@ __all__ = ["main", "run"]
 
 _SMALLEST_PACKET = 8
 _LARGEST_PACKET = 32_768
+_PAGE_SIZES = [1 << shift for shift in range(12, 21)]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,6 +61,14 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
     demo.add_argument(
         "--keep", type=_Between(0, 1 << 24), default=10_000, help="packets kept while the rest come"
     )
+    demo.add_argument(
+        "--page-size",
+        type=int,
+        choices=_PAGE_SIZES,
+        default=32_768,
+        metavar="BYTES",
+        help="page of the ring's pool, a power of two; from 65536 on the kernel coalesces (GRO)",
+    )
     demo.set_defaults(job=_demo)
 
 
@@ -97,10 +106,15 @@ def _parser() -> _Parser:
     return parser
 
 
-def _demo(chosen: argparse.Namespace, _parser: _Parser) -> int:
+def _demo(chosen: argparse.Namespace, parser: _Parser) -> int:
     from pagefrag import demo  # noqa: PLC0415 - `--help` needs none of it
 
-    return demo.main(demo.Job(count=chosen.count, size=chosen.size, keep=chosen.keep))
+    if chosen.size > chosen.page_size:
+        parser.error(f"a packet of {chosen.size:,} bytes does not fit {chosen.page_size:,}")
+    job = demo.Job(
+        count=chosen.count, size=chosen.size, keep=chosen.keep, page_size=chosen.page_size
+    )
+    return demo.main(job)
 
 
 def _recv(chosen: argparse.Namespace, parser: _Parser) -> int:

@@ -58,6 +58,7 @@ class Job:
     count: int = 1_000_000
     size: int = 1_200
     keep: int = 10_000
+    page_size: int = 32_768
     sender: Sequence[str] | None = None
 
     @property
@@ -247,7 +248,7 @@ def receive_plain(job: Job) -> Outcome:
 
 def receive_ring(job: Job) -> Outcome:
     """Receive with a ring over a pool of its own; what is kept is the fragment itself."""
-    pool = pagefrag.PagePool()
+    pool = pagefrag.PagePool(job.page_size)
     figures = Pool(regions_before=pool.stats().regions_mapped)
     cache = pagefrag.PageFragCache(pool)
     with receiving_socket() as sock:

@@ -57,6 +57,16 @@ def test_the_demo_checks_every_packet_and_gives_everything_back(count: int, size
     assert figure(done.stdout, "regions mapped after trim()") == [0]
 
 
+def test_the_demo_checks_packets_that_the_kernel_coalesced() -> None:
+    done = pagefrag_says("demo", "--count", "20000", "--page-size", "65536", "--keep", "100")
+    assert done.returncode == 0, done.stderr
+    ours, plain = figure(done.stdout, "packets received")
+    lost = figure(done.stdout, "packets lost (numbers missing)")
+    assert [ours + lost[0], plain + lost[1]] == [20_000, 20_000]
+    assert figure(done.stdout, "packets corrupted") == [0, 0]
+    assert figure(done.stdout, "regions mapped after trim()") == [0]
+
+
 def test_held_is_live_and_pinned() -> None:
     done = pagefrag_says("demo", "--count", "5000", "--keep", "1000")
     held, live, pinned = (
@@ -219,6 +229,8 @@ def test_info_tells_versions_pages_and_features() -> None:
         "demo --count many",
         "demo --size 7",
         "demo --size 32769",
+        "demo --page-size 40000",
+        "demo --page-size 4096 --size 5000",
         "demo extra",
         "recv",
         "recv --udp",
