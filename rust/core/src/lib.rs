@@ -62,7 +62,8 @@
 //! 5. Dropped on the owner's thread, its lines are set in the page's map.
 //!    *None.* Elsewhere they are posted to the second map. *One.*
 //! 6. The owner sweeps, finds the lines, and carves them again. If the owner
-//!    is gone the last free gives the page to the depot. *Two.*
+//!    is gone each free is counted, and the last gives the page to the depot.
+//!    *Two; and for the last a few more, once per page.*
 //! 7. [`PagePool::trim`] unmaps regions whose pages are all free.
 
 mod error;

@@ -14,7 +14,8 @@ use crate::mem::raw::RawFrag;
 /// held before, unless the pool says `init_on_alloc`.
 ///
 /// Dropping executes no locked instruction on the thread whose cache carved
-/// it, and at most two on any other.
+/// it, and at most two on any other. The last fragment of a page whose cache
+/// is gone brings the page home as well: a few more, once per page.
 ///
 /// # Examples
 /// ```
