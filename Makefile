@@ -39,7 +39,7 @@ $(MARKS)/venv: requirements-dev.txt
 	@mkdir -p $(MARKS) && touch $@
 
 $(MARKS)/module: $(MARKS)/venv pyproject.toml $(RUST_SOURCES)
-	$(BIN)/maturin develop --release --quiet
+	$(BIN)/maturin develop --release --locked --quiet
 	@mkdir -p $(MARKS) && touch $@
 
 .PHONY: develop
@@ -101,7 +101,8 @@ bench: $(MARKS)/module ## every bench of both languages, rivals beside
 
 .PHONY: wheel
 wheel: $(MARKS)/venv ## build a wheel and a source archive into dist
-	$(BIN)/maturin build --release --sdist --out dist
+	$(BIN)/maturin build --release --locked --out dist
+	$(BIN)/maturin sdist --out dist
 
 .PHONY: clean
 clean: ## remove everything that make made
