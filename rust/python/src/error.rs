@@ -121,6 +121,19 @@ pub(crate) fn out_of_context(why: impl Display) -> PyErr {
     raise(|classes| &classes.context, why)
 }
 
+/// Raises an error from a slot that `pyo3` does not know of. Attached in its own eyes: it would
+/// otherwise put the references inside the error aside, and give them back who knows when.
+#[cold]
+pub(crate) fn set(error: PyErr) {
+    Python::attach(|py| error.restore(py));
+}
+
+/// Drops an error in such a slot, for the same reason.
+#[cold]
+pub(crate) fn forget(error: PyErr) {
+    Python::attach(|_| drop(error));
+}
+
 /// The core's error as an exception.
 #[cold]
 pub(crate) fn from_core(error: Error) -> PyErr {

@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
 use crate::cache::PageFragCache;
-use crate::error::from_core;
+use crate::error::{from_core, set};
 use crate::object::{Blank, blank, make_raw};
 use crate::{args, thread_end};
 
@@ -225,8 +225,7 @@ unsafe fn refill(
     // SAFETY: attached.
     if let Err(error) = thread_end::watch(unsafe { Python::assume_attached() }) {
         blank.scrap();
-        // SAFETY: attached.
-        return Ok(unsafe { raise(error) });
+        return Ok(raise(error));
     }
     match cache.alloc(size) {
         Ok(frag) => Ok(blank.fill(frag.into_raw(), false)),
@@ -254,8 +253,7 @@ unsafe fn one_slowly(
         .size_and_align()
         .and_then(|asked| thread_end::watch(call.py).map(|()| asked));
     match asked {
-        // SAFETY: attached.
-        Err(error) => Ok(unsafe { raise(error) }),
+        Err(error) => Ok(raise(error)),
         Ok((size, align)) => {
             let cache = &call.cache.core;
             let by_itself = align <= LINE && align.is_power_of_two();
@@ -272,13 +270,9 @@ unsafe fn one_slowly(
 }
 
 /// Sets the exception; null, as the interpreter wants it.
-///
-/// # Safety
-/// - The interpreter is attached.
 #[cold]
-unsafe fn raise(error: PyErr) -> *mut ffi::PyObject {
-    // SAFETY: the contract.
-    error.restore(unsafe { Python::assume_attached() });
+fn raise(error: PyErr) -> *mut ffi::PyObject {
+    set(error);
     null_mut()
 }
 
@@ -291,8 +285,7 @@ unsafe extern "C" fn alloc(
     // SAFETY: the interpreter calls the method attached, with these.
     match unsafe { one(object, values, positional, names) } {
         Ok(made) => made,
-        // SAFETY: attached.
-        Err(error) => unsafe { raise(from_core(error)) },
+        Err(error) => raise(from_core(error)),
     }
 }
 
@@ -310,8 +303,7 @@ unsafe extern "C" fn try_alloc(
             let py = unsafe { Python::assume_attached() };
             py.None().into_ptr()
         }
-        // SAFETY: attached.
-        Err(error) => unsafe { raise(from_core(error)) },
+        Err(error) => raise(from_core(error)),
     }
 }
 
@@ -325,8 +317,7 @@ unsafe extern "C" fn alloc_many(
     let call = unsafe { Call::new(object, values, positional, names) };
     match many(&call) {
         Ok(list) => list.into_ptr(),
-        // SAFETY: attached.
-        Err(error) => unsafe { raise(error) },
+        Err(error) => raise(error),
     }
 }
 

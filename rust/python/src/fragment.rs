@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyMemoryView, PySlice, PyString, PyTuple};
 
 use crate::buffer::Lent;
-use crate::error::{from_gate, released};
+use crate::error::{forget, from_gate, released};
 use crate::gate::Inside;
 use crate::object::{This, make};
 use crate::{args, home};
@@ -135,6 +135,7 @@ pub(crate) fn equals<'py>(
         Ok(lent) => lent,
         // Not a buffer, or one that refuses: the other side may know better.
         Err(error) if error.is_instance_of::<PyException>(py) => {
+            forget(error);
             return Ok(py.NotImplemented().into_bound(py));
         }
         Err(error) => return Err(error),
@@ -170,6 +171,7 @@ fn place(index: isize, len: usize) -> PyResult<usize> {
 fn index(key: &Bound<'_, PyAny>) -> PyResult<isize> {
     key.extract().map_err(|error: PyErr| {
         if error.is_instance_of::<PyOverflowError>(key.py()) {
+            forget(error);
             PyIndexError::new_err("index out of bounds")
         } else {
             error
@@ -242,6 +244,7 @@ fn assign_item(this: This<'_, '_>, index: isize, value: &Bound<'_, PyAny>) -> Py
     place(index, writable(this)?.len())?;
     let value: u8 = value.extract().map_err(|error: PyErr| {
         if error.is_instance_of::<PyOverflowError>(value.py()) {
+            forget(error);
             PyValueError::new_err("byte must be in range(0, 256)")
         } else {
             error

@@ -19,6 +19,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::error::set;
 use crate::gate::Gated;
 use crate::{fragment, vessel};
 
@@ -182,7 +183,7 @@ unsafe extern "C" fn get_buffer(
     // SAFETY: the interpreter calls its slots attached, with an object of the slot's type.
     let this = unsafe { This::assume(object) };
     let refused = |error: PyErr| {
-        error.restore(this.py());
+        set(error);
         // SAFETY: the caller's view, to be marked as empty on failure.
         unsafe { (*view).obj = null_mut() };
         -1
@@ -210,20 +211,20 @@ unsafe extern "C" fn release_buffer(object: *mut ffi::PyObject, _view: *mut ffi:
 }
 
 /// What a slot hands back to the interpreter.
-fn hand_back(py: Python<'_>, result: PyResult<Bound<'_, PyAny>>) -> *mut ffi::PyObject {
+fn hand_back(result: PyResult<Bound<'_, PyAny>>) -> *mut ffi::PyObject {
     match result {
         Ok(object) => object.into_ptr(),
         Err(error) => {
-            error.restore(py);
+            set(error);
             null_mut()
         }
     }
 }
 
 /// The same for slots that return a number and -1 for an error.
-fn hand_back_number(py: Python<'_>, result: PyResult<isize>) -> isize {
+fn hand_back_number(result: PyResult<isize>) -> isize {
     result.unwrap_or_else(|error| {
-        error.restore(py);
+        set(error);
         -1
     })
 }
@@ -238,7 +239,7 @@ macro_rules! plain {
         unsafe extern "C" fn raw(object: *mut ffi::PyObject, $($unused: $type),*) -> *mut ffi::PyObject {
             // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
             let this = unsafe { This::assume(object) };
-            hand_back(this.py(), $safe(this))
+            hand_back($safe(this))
         }
         raw
     }};
@@ -255,7 +256,7 @@ macro_rules! with_one {
             let this = unsafe { This::assume(object) };
             // SAFETY: an argument that the caller keeps alive during the call.
             let other = unsafe { Borrowed::from_ptr(this.py(), other) };
-            hand_back(this.py(), $safe(this, &other))
+            hand_back($safe(this, &other))
         }
         raw
     }};
@@ -275,7 +276,7 @@ macro_rules! with_named {
             let args = unsafe { Borrowed::from_ptr(this.py(), args) };
             // SAFETY: a dict that the caller keeps alive during the call, or null.
             let named = unsafe { Borrowed::from_ptr_or_opt(this.py(), named) };
-            hand_back(this.py(), $safe(this, &args, named.as_deref()))
+            hand_back($safe(this, &args, named.as_deref()))
         }
         raw
     }};
@@ -284,7 +285,7 @@ macro_rules! with_named {
 unsafe extern "C" fn length(object: *mut ffi::PyObject) -> ffi::Py_ssize_t {
     // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
     let this = unsafe { This::assume(object) };
-    hand_back_number(this.py(), fragment::len(this))
+    hand_back_number(fragment::len(this))
 }
 
 unsafe extern "C" fn iter(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -295,7 +296,7 @@ unsafe extern "C" fn iter(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
 unsafe extern "C" fn hash(object: *mut ffi::PyObject) -> ffi::Py_hash_t {
     // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
     let this = unsafe { This::assume(object) };
-    hand_back_number(this.py(), fragment::hash(this))
+    hand_back_number(fragment::hash(this))
 }
 
 unsafe extern "C" fn item(
@@ -304,7 +305,7 @@ unsafe extern "C" fn item(
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
     let this = unsafe { This::assume(object) };
-    hand_back(this.py(), fragment::item(this, index))
+    hand_back(fragment::item(this, index))
 }
 
 unsafe extern "C" fn assign(
@@ -321,7 +322,7 @@ unsafe extern "C" fn assign(
     match fragment::assign(this, &key, value.as_deref()) {
         Ok(()) => 0,
         Err(error) => {
-            error.restore(this.py());
+            set(error);
             -1
         }
     }
@@ -340,13 +341,10 @@ unsafe extern "C" fn compare(
         ffi::Py_EQ => true,
         ffi::Py_NE => false,
         _ => {
-            return hand_back(
-                this.py(),
-                Ok(this.py().NotImplemented().into_bound(this.py())),
-            );
+            return hand_back(Ok(this.py().NotImplemented().into_bound(this.py())));
         }
     };
-    hand_back(this.py(), fragment::equals(this, &other, wanted))
+    hand_back(fragment::equals(this, &other, wanted))
 }
 
 const fn method(
