@@ -23,9 +23,8 @@ use crate::sync::{AtomicBool, AtomicPtr, Ordering, OwnerPtr, OwnerU64};
 const SPARES: u64 = 8;
 
 /// A page is worth a look when this part of it is free: a quarter. Waiting for
-/// half of it holds a fifth more memory and costs as much time (`benches`,
-/// pinning: 1.56 against 1.37 held / live with 2 KiB buffers among packets);
-/// with an eighth most looks find holes that are too small.
+/// half of it held a seventh more in the pinning bench, with 2 KiB buffers that
+/// live long among packets, and took as long.
 const WORTH: usize = 4;
 
 /// A cache's place and pages. All fields but `taken` and `next` belong to the
