@@ -38,8 +38,16 @@ pub enum Granule {
     /// are found again.
     #[default]
     Line,
-    /// To the byte, exactly as the kernel's `page_frag_alloc_align`; a page is
-    /// used again when all of it is dead.
+    /// To the byte, exactly as the kernel's `page_frag_alloc_align` (6.13 and
+    /// later, upward); a page is used again when all of it is dead.
+    ///
+    /// Three faults of the kernel's are left out on purpose:
+    /// * `offset + size` that wraps around 32 bits hands out bytes that are in
+    ///   use; here it is [`Error::SizeAbovePage`].
+    /// * A size of 0 spends a reference and moves nothing, 32,769 times; here it
+    ///   is [`Error::ZeroSize`].
+    /// * A size above one OS page fails for ever once it does not fit the rest
+    ///   of the current page; here any size up to the page's succeeds.
     Byte,
 }
 
