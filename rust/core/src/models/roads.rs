@@ -1,0 +1,58 @@
+//! Frees from elsewhere against the owner's sweep.
+
+use loom::thread;
+
+use super::{Payload, WORD, model, overlaps, place, pool, settled};
+use crate::{LINE, PageFragCache};
+
+#[test]
+fn remote_free_against_sweep() {
+    model(|| {
+        let pool = pool(Some(1));
+        let mut cache = PageFragCache::new(&pool);
+        let keep = cache.alloc(LINE).unwrap();
+        let there = cache.alloc(LINE).unwrap();
+        let old = place(&there);
+        let bytes = Payload::new();
+        let witness = bytes.clone();
+        let other = thread::spawn(move || {
+            witness.write();
+            drop(there);
+        });
+        // Two lines are left in the page; the third needs a sweep or a page.
+        let fill: Vec<_> = (0..3).map(|_| cache.alloc(LINE).unwrap()).collect();
+        if fill.iter().any(|frag| overlaps(frag, old)) {
+            bytes.write();
+        }
+        other.join().unwrap();
+        drop((fill, keep));
+        drop(cache);
+        settled(&pool);
+    });
+}
+
+#[test]
+fn a_free_across_words_against_sweep() {
+    model(|| {
+        let pool = pool(Some(1));
+        let mut cache = PageFragCache::new(&pool);
+        let keep = cache.alloc(LINE).unwrap();
+        // Lines 1 and 2: the end of one word and the start of the next.
+        let there = cache.alloc(WORD).unwrap();
+        let old = place(&there);
+        let bytes = Payload::new();
+        let witness = bytes.clone();
+        let other = thread::spawn(move || {
+            witness.write();
+            drop(there);
+        });
+        let next = cache.alloc(WORD).unwrap();
+        if overlaps(&next, old) {
+            bytes.write();
+        }
+        other.join().unwrap();
+        drop((next, keep));
+        drop(cache);
+        settled(&pool);
+    });
+}

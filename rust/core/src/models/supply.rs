@@ -1,0 +1,171 @@
+//! Pages and regions between caches, the depot and the OS.
+
+use loom::thread;
+
+use super::{PAGE, Payload, model, overlaps, place, pool, settled};
+use crate::{Error, LINE, PageFragCache};
+
+#[test]
+fn give_back_against_take() {
+    model(|| {
+        let pool = pool(Some(1));
+        let theirs = pool.clone();
+        let mut cache = PageFragCache::new(&pool);
+        let frag = cache.alloc(PAGE).unwrap();
+        let old = place(&frag);
+        let bytes = Payload::new();
+        let witness = bytes.clone();
+        let other = thread::spawn(move || {
+            let mut cache = PageFragCache::new(&theirs);
+            let one = cache.alloc(PAGE).unwrap();
+            let two = cache.alloc(PAGE);
+            if overlaps(&one, old) || two.as_ref().is_ok_and(|two| overlaps(two, old)) {
+                witness.write();
+            }
+        });
+        bytes.write();
+        drop(frag);
+        drop(cache);
+        other.join().unwrap();
+        settled(&pool);
+    });
+}
+
+#[test]
+fn two_takers_of_the_last_page() {
+    model(|| {
+        let pool = pool(Some(1));
+        let mut cache = PageFragCache::new(&pool);
+        let first = cache.alloc(PAGE).unwrap();
+        let theirs = pool.clone();
+        let other = thread::spawn(move || {
+            let mut cache = PageFragCache::new(&theirs);
+            let frag = cache.alloc(PAGE);
+            (frag.is_ok(), frag.err())
+        });
+        let mut second = PageFragCache::new(&pool);
+        let mine = second.alloc(PAGE);
+        let (theirs, refusal) = other.join().unwrap();
+        // One may have had it after the other gave it back, but nobody was
+        // refused for another reason.
+        assert!(theirs || mine.is_ok());
+        assert!(refusal.is_none_or(|refusal| refusal == Error::Exhausted));
+        drop((first, mine));
+        drop((cache, second));
+        settled(&pool);
+    });
+}
+
+#[test]
+fn two_growers_under_one_cap() {
+    model(|| {
+        let pool = pool(Some(1));
+        let theirs = pool.clone();
+        let other = thread::spawn(move || {
+            let mut cache = PageFragCache::new(&theirs);
+            drop(cache.alloc(LINE));
+        });
+        let mut cache = PageFragCache::new(&pool);
+        drop(cache.alloc(LINE));
+        other.join().unwrap();
+        drop(cache);
+        assert!(pool.stats().regions_peak <= 1, "the cap was exceeded");
+        settled(&pool);
+    });
+}
+
+#[test]
+fn trim_against_take() {
+    model(|| {
+        let pool = pool(None);
+        let mut cache = PageFragCache::new(&pool);
+        drop(cache.alloc(LINE).unwrap());
+        cache.drain();
+        let theirs = pool.clone();
+        let other = thread::spawn(move || {
+            theirs.trim();
+        });
+        let frag = cache.alloc(LINE).unwrap();
+        other.join().unwrap();
+        drop(frag);
+        drop(cache);
+        settled(&pool);
+    });
+}
+
+#[test]
+fn trim_against_the_last_free() {
+    model(|| {
+        let pool = pool(None);
+        let mut cache = PageFragCache::new(&pool);
+        let last = cache.alloc(LINE).unwrap();
+        drop(cache);
+        let other = thread::spawn(move || drop(last));
+        pool.trim();
+        other.join().unwrap();
+        settled(&pool);
+    });
+}
+
+#[test]
+fn two_trims() {
+    model(|| {
+        let pool = pool(None);
+        let mut cache = PageFragCache::new(&pool);
+        drop(cache.alloc(LINE).unwrap());
+        drop(cache);
+        let theirs = pool.clone();
+        let other = thread::spawn(move || theirs.trim());
+        let here = pool.trim();
+        assert_eq!(here + other.join().unwrap(), 1, "unmapped once");
+        settled(&pool);
+    });
+}
+
+#[test]
+fn the_last_free_after_the_pool_handle_is_gone() {
+    model(|| {
+        let pool = pool(None);
+        let mut cache = PageFragCache::new(&pool);
+        let one = cache.alloc(LINE).unwrap();
+        let two = cache.alloc(LINE).unwrap();
+        drop(cache);
+        drop(pool);
+        let other = thread::spawn(move || drop(one));
+        drop(two);
+        other.join().unwrap();
+        // Loom's end of the story finds what was not unmapped as a leak.
+    });
+}
+
+#[test]
+fn statistics_against_trim() {
+    model(|| {
+        let pool = pool(None);
+        let mut cache = PageFragCache::new(&pool);
+        drop(cache.alloc(LINE).unwrap());
+        drop(cache);
+        let theirs = pool.clone();
+        // Reading a header that has just been unmapped would be the end.
+        let other = thread::spawn(move || assert_eq!(theirs.stats().live_bytes, 0));
+        pool.trim();
+        other.join().unwrap();
+        settled(&pool);
+    });
+}
+
+#[test]
+fn a_vacated_shelf_is_taken_as_it_was_left() {
+    model(|| {
+        let pool = pool(None);
+        let cache = PageFragCache::new(&pool);
+        let theirs = pool.clone();
+        let other = thread::spawn(move || {
+            let mut cache = PageFragCache::new(&theirs);
+            drop(cache.alloc(LINE).unwrap());
+        });
+        drop(cache);
+        other.join().unwrap();
+        settled(&pool);
+    });
+}
