@@ -24,24 +24,19 @@
 //! A depot lives until its pool's last handle and its last page are gone: each
 //! page that is out counts as a reference to it.
 
+mod slot;
+
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::geometry::{MAX_PAGES, REGION};
+use crate::geometry::REGION;
 use crate::mem::page::{FreePage, LastFree, Page};
 use crate::mem::region::Region;
 use crate::mem::shelf::Roster;
 use crate::stats::Counter;
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, yield_now};
-
-const FREE_WORDS: usize = MAX_PAGES.div_ceil(64);
-const TICKET_WORDS: usize = MAX_PAGES.div_ceil(32);
-
-const HELD: u64 = 0;
-const OPEN: u64 = 1;
-const LAST: u64 = 2;
-const SHUT: u64 = 3;
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, yield_now};
+use slot::{BUSY, EMPTY, HELD, LAST, OPEN, SHUT, Slot};
 
 /// Slots in a chunk of the directory.
 #[cfg(not(loom))]
@@ -60,24 +55,6 @@ const CHUNKS: usize = 1;
 const PATIENCE: u32 = 1000;
 #[cfg(loom)]
 const PATIENCE: u32 = 2;
-
-/// A slot's gate when no region is mapped in it.
-const EMPTY: u32 = 1 << 31;
-/// A slot's gate while its region is being mapped or unmapped.
-const BUSY: u32 = 1 << 30;
-
-/// The permanent entry of a region.
-#[derive(Debug)]
-struct Slot {
-    /// `EMPTY`, `BUSY`, or how many are reading the region's header.
-    gate: AtomicU32,
-    /// The region, valid unless the gate is `EMPTY`; written under `BUSY`.
-    region: AtomicPtr<Region>,
-    free: [AtomicU64; FREE_WORDS],
-    tickets: [AtomicU64; TICKET_WORDS],
-    number: usize,
-    depot: *const Depot,
-}
 
 /// 64 slots, and which of them are worth a look.
 #[derive(Debug)]
@@ -223,7 +200,7 @@ impl Depot {
                 }
                 slot.fill(self.pages_per_region());
                 // AcqRel: see `Chunk::find`.
-                chunk.with_free.fetch_or(slot.bit(), Ordering::AcqRel);
+                chunk.with_free.fetch_or(bit_of(slot), Ordering::AcqRel);
             } else {
                 // Release, partner `vacant_slot`.
                 slot.gate.store(EMPTY, Ordering::Release);
@@ -317,11 +294,26 @@ impl Depot {
         }
     }
 
+    /// Notes that a slot may have a free page.
+    fn mark_free(&self, slot: &Slot) {
+        if let Some(chunk) = self.chunk_of(slot) {
+            // AcqRel: see `Chunk::find`.
+            chunk.with_free.fetch_or(bit_of(slot), Ordering::AcqRel);
+        }
+    }
+
     /// Unmaps every region whose pages are all free. Returns how many.
     pub(crate) fn trim(&self) -> usize {
         self.chunks()
             .flat_map(|chunk| &chunk.slots)
-            .filter(|slot| slot.unmap(self.pages_per_region()))
+            .filter(|slot| {
+                let unmapped = slot.unmap(self.pages_per_region());
+                if !unmapped {
+                    // Its pages may have been looked for while they were held.
+                    self.mark_free(slot);
+                }
+                unmapped
+            })
             .inspect(|_| {
                 self.regions_unmapped.add(1);
                 // Relaxed: a sum under a limit.
@@ -371,10 +363,8 @@ impl RegionView<'_> {
             // SAFETY: the region has this page, and `inspect` keeps it mapped
             // while this view lives.
             let page = unsafe { Page::nth(self.region.header(), index) };
-            // Relaxed: a snapshot.
-            let free = self.slot.free[index / 64].load(Ordering::Relaxed) >> (index % 64) & 1 == 1;
-            let ticket = self.slot.tickets[index / 32].load(Ordering::Relaxed) >> shift(index) & 3;
-            (page, free, ticket == OPEN || ticket == SHUT)
+            let (free, orphan) = self.slot.look(index);
+            (page, free, orphan)
         })
     }
 }
@@ -387,6 +377,8 @@ pub(crate) fn give(free: FreePage) {
     let slot = unsafe { &*page.slot().cast::<Slot>() };
     let depot = slot.depot;
     slot.put(page.index());
+    // SAFETY: alive until the count below goes down.
+    unsafe { &*depot }.mark_free(slot);
     // SAFETY: the depot is in an Arc, and the page's count is ours to give up.
     unsafe { Arc::decrement_strong_count(depot) };
 }
@@ -416,9 +408,14 @@ pub(crate) fn publish(page: Page, adoptable: bool) {
         let depot = unsafe { &*slot.depot };
         if let Some(chunk) = depot.chunk_of(slot) {
             // AcqRel: see `Chunk::find`.
-            chunk.with_orphans.fetch_or(slot.bit(), Ordering::AcqRel);
+            chunk.with_orphans.fetch_or(bit_of(slot), Ordering::AcqRel);
         }
     }
+}
+
+/// A slot's bit in its chunk's summaries.
+fn bit_of(slot: &Slot) -> u64 {
+    1 << (slot.number % CHUNK)
 }
 
 impl Chunk {
@@ -437,219 +434,14 @@ impl Chunk {
             if let Some(found) = ask(slot) {
                 return Some(found);
             }
-            summary.fetch_and(!slot.bit(), Ordering::AcqRel);
+            summary.fetch_and(!bit_of(slot), Ordering::AcqRel);
             if let Some(found) = ask(slot) {
-                summary.fetch_or(slot.bit(), Ordering::AcqRel);
+                summary.fetch_or(bit_of(slot), Ordering::AcqRel);
                 return Some(found);
             }
         }
         None
     }
-}
-
-/// Where page `index` has its ticket in a ticket word.
-fn shift(index: usize) -> usize {
-    index % 32 * 2
-}
-
-impl Slot {
-    fn new(number: usize, depot: *const Depot) -> Self {
-        Self {
-            gate: AtomicU32::new(EMPTY),
-            region: AtomicPtr::new(ptr::null_mut()),
-            free: std::array::from_fn(|_| AtomicU64::new(0)),
-            tickets: std::array::from_fn(|_| AtomicU64::new(0)),
-            number,
-            depot,
-        }
-    }
-
-    /// The slot's bit in its chunk's summaries.
-    fn bit(&self) -> u64 {
-        1 << (self.number % CHUNK)
-    }
-
-    fn region(&self) -> Option<Region> {
-        // Acquire, partner `map_region`.
-        // SAFETY: set and cleared under BUSY with every page in hand; callers
-        // hold a page of the region, the gate, or BUSY itself.
-        unsafe { self.region.load(Ordering::Acquire).as_ref() }.copied()
-    }
-
-    /// Takes a free page.
-    fn take(&self) -> Option<Page> {
-        for (at, word) in self.free.iter().enumerate() {
-            // Relaxed: the exchange decides.
-            let mut bits = word.load(Ordering::Relaxed);
-            while bits != 0 {
-                let bit = bits & bits.wrapping_neg();
-                // Acquire, partner `put` and `fill`: the page as it was given.
-                let before = word.fetch_and(!bit, Ordering::Acquire);
-                if before & bit != 0 {
-                    let index = at * 64 + bit.trailing_zeros() as usize;
-                    // SAFETY: the page's bit was set, so its region is mapped,
-                    // and it is ours now, so it stays.
-                    return self
-                        .region()
-                        .map(|r| unsafe { Page::nth(r.header(), index) });
-                }
-                bits = word.load(Ordering::Relaxed);
-            }
-        }
-        None
-    }
-
-    /// Puts a page back.
-    fn put(&self, index: usize) {
-        // Release, partner `take` and `unmap`: all that was done to the page.
-        self.free[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
-        // SAFETY: the caller's count keeps the depot alive.
-        let depot = unsafe { &*self.depot };
-        if let Some(chunk) = depot.chunk_of(self) {
-            // AcqRel: see `Chunk::find`.
-            chunk.with_free.fetch_or(self.bit(), Ordering::AcqRel);
-        }
-    }
-
-    /// Maps a region in a slot whose gate is `BUSY` in the caller's name, and
-    /// returns its first page.
-    fn map_region(&self, page_shift: u32) -> Option<Page> {
-        let region = Region::map(page_shift, ptr::from_ref(self).cast())?;
-        // Release, partner `region`.
-        self.region
-            .store(Box::into_raw(Box::new(region)), Ordering::Release);
-        // SAFETY: just mapped, and all its pages are the caller's.
-        Some(unsafe { Page::nth(region.header(), 0) })
-    }
-
-    fn advise_huge(&self) -> bool {
-        self.region().is_some_and(Region::advise_huge)
-    }
-
-    /// Opens a newly mapped region: all pages free but the first.
-    fn fill(&self, pages: usize) {
-        // Release, partner `read`.
-        self.gate.store(0, Ordering::Release);
-        for at in 0..pages.div_ceil(64) {
-            let mask = all_pages(pages, at) & !u64::from(at == 0);
-            // Release, partner `take`: the region.
-            self.free[at].fetch_or(mask, Ordering::Release);
-        }
-    }
-
-    /// Unmaps the region if all its pages are free and nobody is looking.
-    fn unmap(&self, pages: usize) -> bool {
-        // Acquire, partner `read`. Fails when empty, busy or being read.
-        if self
-            .gate
-            .compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed)
-            .is_err()
-        {
-            return false;
-        }
-        let words = pages.div_ceil(64);
-        let mut won = 0;
-        while won < words {
-            let all = all_pages(pages, won);
-            // Acquire, partner `put`: all that was done to the pages.
-            let word = &self.free[won];
-            if word
-                .compare_exchange(all, 0, Ordering::Acquire, Ordering::Relaxed)
-                .is_err()
-            {
-                break;
-            }
-            won += 1;
-        }
-        // SAFETY: with every page of it in hand, nothing in it is used.
-        let unmapped = won == words
-            && self
-                .region()
-                .is_some_and(|region| unsafe { region.unmap() });
-        if unmapped {
-            let region = self.region.swap(ptr::null_mut(), Ordering::Relaxed);
-            // SAFETY: made in `map_region`; BUSY and all pages are ours.
-            drop(unsafe { Box::from_raw(region) });
-            // Release, partner `vacant_slot`.
-            self.gate.store(EMPTY, Ordering::Release);
-            return true;
-        }
-        for (at, word) in self.free.iter().enumerate().take(won) {
-            // Release, partner `take`.
-            word.fetch_or(all_pages(pages, at), Ordering::Release);
-        }
-        if won != 0 {
-            // SAFETY: the caller has the depot.
-            let depot = unsafe { &*self.depot };
-            if let Some(chunk) = depot.chunk_of(self) {
-                chunk.with_free.fetch_or(self.bit(), Ordering::AcqRel);
-            }
-        }
-        // Release, partner `read`.
-        self.gate.store(0, Ordering::Release);
-        false
-    }
-
-    /// Runs `look` with the region, if there is one, and keeps it mapped.
-    fn read(&self, look: impl FnOnce(Region)) {
-        // Acquire, partner `fill`. Refused while empty or busy.
-        let entered = self
-            .gate
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |gate| {
-                (gate & (EMPTY | BUSY) == 0).then_some(gate + 1)
-            });
-        if entered.is_ok() {
-            if let Some(region) = self.region() {
-                look(region);
-            }
-            // Release, partner `unmap`: we are done looking.
-            self.gate.fetch_sub(1, Ordering::Release);
-        }
-    }
-
-    /// Takes the ticket of an orphan that may be adopted.
-    fn claim_orphan(&self) -> Option<Page> {
-        for (at, word) in self.tickets.iter().enumerate() {
-            // Relaxed: the exchange decides.
-            let bits = word.load(Ordering::Relaxed);
-            let mut open = bits & 0x5555_5555_5555_5555 & !(bits >> 1);
-            while open != 0 {
-                let index = at * 32 + open.trailing_zeros() as usize / 2;
-                open &= open - 1;
-                if self.swap_ticket(index, |now| if now == OPEN { HELD } else { now }) == OPEN {
-                    // SAFETY: an orphan's region is mapped, and it stays: with
-                    // the ticket ours nobody can give the page back.
-                    return self
-                        .region()
-                        .map(|r| unsafe { Page::nth(r.header(), index) });
-                }
-            }
-        }
-        None
-    }
-
-    /// Replaces a page's ticket by what `next` makes of it; returns what it was.
-    fn swap_ticket(&self, index: usize, next: impl Fn(u64) -> u64) -> u64 {
-        let word = &self.tickets[index / 32];
-        let at = shift(index);
-        // Relaxed: the exchange decides.
-        let mut bits = word.load(Ordering::Relaxed);
-        loop {
-            let now = bits >> at & 3;
-            let new = bits & !(3 << at) | next(now) << at;
-            // Release: what this thread did to the page before it let go of
-            // the ticket. Acquire: what the ticket's last holder did.
-            match word.compare_exchange_weak(bits, new, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return now,
-                Err(other) => bits = other,
-            }
-        }
-    }
-}
-
-/// The free word `at` of a region of `pages` pages, all of them free.
-fn all_pages(pages: usize, at: usize) -> u64 {
-    u64::MAX >> (64 - (pages - at * 64).min(64))
 }
 
 impl Drop for Depot {

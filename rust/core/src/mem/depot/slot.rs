@@ -1,0 +1,234 @@
+//! A region's permanent entry: which of its pages are free, and whose its
+//! orphans are.
+//!
+//! Pages, orphans and the region itself are each won by one compare-and-swap
+//! on a word of the slot; the words are told in the parent.
+
+use std::ptr;
+
+use super::Depot;
+use crate::geometry::MAX_PAGES;
+use crate::mem::page::Page;
+use crate::mem::region::Region;
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+const FREE_WORDS: usize = MAX_PAGES.div_ceil(64);
+const TICKET_WORDS: usize = MAX_PAGES.div_ceil(32);
+
+pub(super) const HELD: u64 = 0;
+pub(super) const OPEN: u64 = 1;
+pub(super) const LAST: u64 = 2;
+pub(super) const SHUT: u64 = 3;
+
+/// A slot's gate when no region is mapped in it.
+pub(super) const EMPTY: u32 = 1 << 31;
+/// A slot's gate while its region is being mapped or unmapped.
+pub(super) const BUSY: u32 = 1 << 30;
+
+/// The permanent entry of a region.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// `EMPTY`, `BUSY`, or how many are reading the region's header.
+    pub(super) gate: AtomicU32,
+    /// The region, valid unless the gate is `EMPTY`; written under `BUSY`.
+    pub(super) region: AtomicPtr<Region>,
+    free: [AtomicU64; FREE_WORDS],
+    tickets: [AtomicU64; TICKET_WORDS],
+    pub(super) number: usize,
+    pub(super) depot: *const Depot,
+}
+
+/// Where page `index` has its ticket in a ticket word.
+fn shift(index: usize) -> usize {
+    index % 32 * 2
+}
+
+impl Slot {
+    pub(super) fn new(number: usize, depot: *const Depot) -> Self {
+        Self {
+            gate: AtomicU32::new(EMPTY),
+            region: AtomicPtr::new(ptr::null_mut()),
+            free: std::array::from_fn(|_| AtomicU64::new(0)),
+            tickets: std::array::from_fn(|_| AtomicU64::new(0)),
+            number,
+            depot,
+        }
+    }
+
+    fn region(&self) -> Option<Region> {
+        // Acquire, partner `map_region`.
+        // SAFETY: set and cleared under BUSY with every page in hand; callers
+        // hold a page of the region, the gate, or BUSY itself.
+        unsafe { self.region.load(Ordering::Acquire).as_ref() }.copied()
+    }
+
+    /// Takes a free page.
+    pub(super) fn take(&self) -> Option<Page> {
+        for (at, word) in self.free.iter().enumerate() {
+            // Relaxed: the exchange decides.
+            let mut bits = word.load(Ordering::Relaxed);
+            while bits != 0 {
+                let bit = bits & bits.wrapping_neg();
+                // Acquire, partner `put` and `fill`: the page as it was given.
+                let before = word.fetch_and(!bit, Ordering::Acquire);
+                if before & bit != 0 {
+                    let index = at * 64 + bit.trailing_zeros() as usize;
+                    // SAFETY: the page's bit was set, so its region is mapped,
+                    // and it is ours now, so it stays.
+                    return self
+                        .region()
+                        .map(|r| unsafe { Page::nth(r.header(), index) });
+                }
+                bits = word.load(Ordering::Relaxed);
+            }
+        }
+        None
+    }
+
+    /// Puts a page back.
+    pub(super) fn put(&self, index: usize) {
+        // Release, partner `take` and `unmap`: all that was done to the page.
+        self.free[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+    }
+
+    /// Maps a region in a slot whose gate is `BUSY` in the caller's name, and
+    /// returns its first page.
+    pub(super) fn map_region(&self, page_shift: u32) -> Option<Page> {
+        let region = Region::map(page_shift, ptr::from_ref(self).cast())?;
+        // Release, partner `region`.
+        self.region
+            .store(Box::into_raw(Box::new(region)), Ordering::Release);
+        // SAFETY: just mapped, and all its pages are the caller's.
+        Some(unsafe { Page::nth(region.header(), 0) })
+    }
+
+    pub(super) fn advise_huge(&self) -> bool {
+        self.region().is_some_and(Region::advise_huge)
+    }
+
+    /// Opens a newly mapped region: all pages free but the first.
+    pub(super) fn fill(&self, pages: usize) {
+        // Release, partner `read`.
+        self.gate.store(0, Ordering::Release);
+        for at in 0..pages.div_ceil(64) {
+            let mask = all_pages(pages, at) & !u64::from(at == 0);
+            // Release, partner `take`: the region.
+            self.free[at].fetch_or(mask, Ordering::Release);
+        }
+    }
+
+    /// Unmaps the region if all its pages are free and nobody is looking.
+    pub(super) fn unmap(&self, pages: usize) -> bool {
+        // Acquire, partner `read`. Fails when empty, busy or being read.
+        if self
+            .gate
+            .compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
+            return false;
+        }
+        let words = pages.div_ceil(64);
+        let mut won = 0;
+        while won < words {
+            let all = all_pages(pages, won);
+            // Acquire, partner `put`: all that was done to the pages.
+            let word = &self.free[won];
+            if word
+                .compare_exchange(all, 0, Ordering::Acquire, Ordering::Relaxed)
+                .is_err()
+            {
+                break;
+            }
+            won += 1;
+        }
+        // SAFETY: with every page of it in hand, nothing in it is used.
+        let unmapped = won == words
+            && self
+                .region()
+                .is_some_and(|region| unsafe { region.unmap() });
+        if unmapped {
+            let region = self.region.swap(ptr::null_mut(), Ordering::Relaxed);
+            // SAFETY: made in `map_region`; BUSY and all pages are ours.
+            drop(unsafe { Box::from_raw(region) });
+            // Release, partner `vacant_slot`.
+            self.gate.store(EMPTY, Ordering::Release);
+            return true;
+        }
+        for (at, word) in self.free.iter().enumerate().take(won) {
+            // Release, partner `take`.
+            word.fetch_or(all_pages(pages, at), Ordering::Release);
+        }
+        // Release, partner `read`.
+        self.gate.store(0, Ordering::Release);
+        false
+    }
+
+    /// Runs `look` with the region, if there is one, and keeps it mapped.
+    pub(super) fn read(&self, look: impl FnOnce(Region)) {
+        // Acquire, partner `fill`. Refused while empty or busy.
+        let entered = self
+            .gate
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |gate| {
+                (gate & (EMPTY | BUSY) == 0).then_some(gate + 1)
+            });
+        if entered.is_ok() {
+            if let Some(region) = self.region() {
+                look(region);
+            }
+            // Release, partner `unmap`: we are done looking.
+            self.gate.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Is page `index` free, and is it an orphan whose ticket nobody holds?
+    pub(super) fn look(&self, index: usize) -> (bool, bool) {
+        // Relaxed, both: a snapshot.
+        let free = self.free[index / 64].load(Ordering::Relaxed) >> (index % 64) & 1 == 1;
+        let ticket = self.tickets[index / 32].load(Ordering::Relaxed) >> shift(index) & 3;
+        (free, ticket == OPEN || ticket == SHUT)
+    }
+
+    /// Takes the ticket of an orphan that may be adopted.
+    pub(super) fn claim_orphan(&self) -> Option<Page> {
+        for (at, word) in self.tickets.iter().enumerate() {
+            // Relaxed: the exchange decides.
+            let bits = word.load(Ordering::Relaxed);
+            let mut open = bits & 0x5555_5555_5555_5555 & !(bits >> 1);
+            while open != 0 {
+                let index = at * 32 + open.trailing_zeros() as usize / 2;
+                open &= open - 1;
+                if self.swap_ticket(index, |now| if now == OPEN { HELD } else { now }) == OPEN {
+                    // SAFETY: an orphan's region is mapped, and it stays: with
+                    // the ticket ours nobody can give the page back.
+                    return self
+                        .region()
+                        .map(|r| unsafe { Page::nth(r.header(), index) });
+                }
+            }
+        }
+        None
+    }
+
+    /// Replaces a page's ticket by what `next` makes of it; returns what it was.
+    pub(super) fn swap_ticket(&self, index: usize, next: impl Fn(u64) -> u64) -> u64 {
+        let word = &self.tickets[index / 32];
+        let at = shift(index);
+        // Relaxed: the exchange decides.
+        let mut bits = word.load(Ordering::Relaxed);
+        loop {
+            let now = bits >> at & 3;
+            let new = bits & !(3 << at) | next(now) << at;
+            // Release: what this thread did to the page before it let go of
+            // the ticket. Acquire: what the ticket's last holder did.
+            match word.compare_exchange_weak(bits, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return now,
+                Err(other) => bits = other,
+            }
+        }
+    }
+}
+
+/// The free word `at` of a region of `pages` pages, all of them free.
+fn all_pages(pages: usize, at: usize) -> u64 {
+    u64::MAX >> (64 - (pages - at * 64).min(64))
+}
