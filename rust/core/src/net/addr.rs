@@ -1,4 +1,4 @@
-//! Who sent a packet, kept as the kernel wrote it.
+//! Who sent a packet, or who is to get one, kept as the kernel writes it.
 //!
 //! Turning an address into a `SocketAddr` or a Python tuple costs more than
 //! receiving the packet, and many users look at few of them. So the raw
@@ -13,7 +13,8 @@ const V4_BYTES: usize = 16;
 const V6_BYTES: usize = 28;
 const _: () = assert!(NAME_BYTES >= V6_BYTES);
 
-/// The source address of a packet: a raw `sockaddr` of up to 28 bytes.
+/// The source address of a packet: a raw `sockaddr` of up to 28 bytes. An answer
+/// goes where it came from, so a destination is one too.
 ///
 /// Two are equal when the kernel wrote the same bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,6 +67,29 @@ impl Source {
     }
 }
 
+impl From<SocketAddr> for Source {
+    /// The address as a raw `sockaddr`, to send to.
+    fn from(address: SocketAddr) -> Self {
+        let mut raw = [0; NAME_BYTES];
+        let len = match address {
+            SocketAddr::V4(v4) => {
+                raw[..2].copy_from_slice(&FAMILY_INET.to_ne_bytes());
+                raw[4..8].copy_from_slice(&v4.ip().octets());
+                V4_BYTES
+            }
+            SocketAddr::V6(v6) => {
+                raw[..2].copy_from_slice(&FAMILY_INET6.to_ne_bytes());
+                raw[4..8].copy_from_slice(&v6.flowinfo().to_ne_bytes());
+                raw[8..24].copy_from_slice(&v6.ip().octets());
+                raw[24..].copy_from_slice(&v6.scope_id().to_ne_bytes());
+                V6_BYTES
+            }
+        };
+        raw[2..4].copy_from_slice(&address.port().to_be_bytes());
+        Self::from_name(&raw[..len])
+    }
+}
+
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.to_socket_addr() {
@@ -115,6 +139,15 @@ mod tests {
             Source::from_name(&name).to_socket_addr(),
             Some(expected.into())
         );
+    }
+
+    #[test]
+    fn an_address_is_written_as_the_kernel_does() {
+        let v4: SocketAddr = "127.0.0.1:4242".parse().unwrap();
+        assert_eq!(Source::from(v4), Source::from_name(&v4_name()));
+        let v6 = SocketAddr::from(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 53, 7, 3));
+        assert_eq!(Source::from(v6).to_socket_addr(), Some(v6));
+        assert_eq!(Source::from(v6).as_bytes().len(), V6_BYTES);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! the struct behind an skb and the array in which a thread keeps idle ones,
 //! `skb` and `coalesce` the packet buffer itself, `netdev` and `napi` the two
 //! contexts that allocate; `queue` counts, `addr` says who sent, `socket` is the
-//! door to the operating system, and `ring` fills a `batch` through it.
+//! door to the operating system, `ring` fills a `batch` through it, and `tx` sends
+//! a `payload`.
 
 mod addr;
 mod batch;
@@ -12,11 +13,13 @@ mod coalesce;
 mod headroom;
 mod napi;
 mod netdev;
+mod payload;
 mod queue;
 mod ring;
 mod shell;
 mod skb;
 mod socket;
+mod tx;
 
 pub use addr::Source;
 pub use batch::{RxBatch, RxPacket};
@@ -26,7 +29,9 @@ pub use headroom::{
 };
 pub use napi::{ContextError, NapiCache, NapiContext};
 pub use netdev::{NetdevCache, netdev_alloc_frag, netdev_alloc_skb};
-pub use queue::QueueStats;
+pub use payload::Payload;
+pub use queue::{QueueStats, TxStats};
 pub use ring::{RxOptions, RxRing};
 pub use skb::SkBuff;
-pub use socket::{Readiness, wait_readable};
+pub use socket::{Readiness, wait_readable, wait_writable};
+pub use tx::{Completion, Flushed, TxOptions, TxRing};

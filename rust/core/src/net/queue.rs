@@ -46,6 +46,67 @@ pub struct QueueStats {
     pub waits: u64,
 }
 
+/// Counters of one transmit queue. A snapshot: plain numbers.
+///
+/// A datagram that was pushed is queued, or it is in exactly one of `tx_packets`
+/// (the kernel has taken it) and `tx_hw_drops` (it was not sent).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TxStats {
+    /// Wire packets that the kernel has taken; datagrams that were sent as one
+    /// message count one each.
+    pub tx_packets: u64,
+    /// Payload bytes of `tx_packets`.
+    pub tx_bytes: u64,
+    /// Datagrams that left the queue unsent, for whatever reason: given up when
+    /// the ring was closed, and those of `tx_hw_drop_errors`.
+    pub tx_hw_drops: u64,
+    /// Datagrams that the kernel refuses, such as too long ones.
+    pub tx_hw_drop_errors: u64,
+    /// Messages that the kernel was given to cut into datagrams (`UDP_SEGMENT`).
+    pub tx_hw_gso_packets: u64,
+    /// Bytes of `tx_hw_gso_packets`.
+    pub tx_hw_gso_bytes: u64,
+    /// Wire packets that `tx_hw_gso_packets` were cut into.
+    pub tx_hw_gso_wire_packets: u64,
+    /// Bytes of `tx_hw_gso_wire_packets`, payload only: the same bytes.
+    pub tx_hw_gso_wire_bytes: u64,
+    /// Times the queue stopped because the socket had no room.
+    pub tx_stop: u64,
+    /// Times it went on after that.
+    pub tx_wake: u64,
+
+    /// Messages to be cut that the kernel refused; their datagrams were tried
+    /// one by one.
+    pub gso_refused: u64,
+    /// System calls that took at least one packet.
+    pub batches: u64,
+    /// The most packets one system call took.
+    pub largest_batch: u64,
+    /// Times the ring was waited for.
+    pub waits: u64,
+}
+
+impl TxStats {
+    /// Counts `datagrams` that went as one message.
+    pub(super) fn count_run(&mut self, datagrams: u64, bytes: u64) {
+        self.tx_packets += datagrams;
+        self.tx_bytes += bytes;
+        if datagrams > 1 {
+            self.tx_hw_gso_packets += 1;
+            self.tx_hw_gso_bytes += bytes;
+            self.tx_hw_gso_wire_packets += datagrams;
+            self.tx_hw_gso_wire_bytes += bytes;
+        }
+    }
+
+    /// Counts a system call that took `packets`.
+    pub(super) fn count_batch(&mut self, packets: u64) {
+        self.batches += u64::from(packets > 0);
+        self.largest_batch = self.largest_batch.max(packets);
+    }
+}
+
 /// A cumulative 32-bit drop count of the kernel (`sk_drops`), widened.
 ///
 /// The same count arrives by two roads: with packets, where it says how many

@@ -1,15 +1,20 @@
-//! The door to the operating system: the one file of `net` that names libc.
+//! The door to the operating system: the one file of `net` that names libc
+//! (with `send`, its other half).
 //!
 //! [`Messages`] is what `recvmmsg` reads and writes: for each slot a header, one
 //! buffer, a place for the sender's name and one for control messages. It is
 //! allocated once, filled in before each call, and read back afterwards without
-//! unsafe code. Nothing here waits, but [`wait_readable`].
+//! unsafe code. Nothing here waits, but [`wait_readable`] and [`wait_writable`].
+
+mod send;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use libc::{c_int, c_uint, c_void, socklen_t};
+use libc::{c_int, c_short, c_uint, c_void, socklen_t};
+
+pub(super) use send::{Fault, MAX_PIECES, Outgoing, can_segment, is_idle, pending_error};
 
 /// Bytes kept of a sender's name: what an IPv6 `sockaddr` has.
 pub(super) const NAME_BYTES: usize = 28;
@@ -50,9 +55,36 @@ const MEMINFO_VALUES: usize = 9;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<Readiness> {
+    wait_for(fd, libc::POLLIN | libc::POLLRDHUP, timeout)
+}
+
+/// Waits until there is room to send through `fd`, at most for `timeout`
+/// (`None`: as long as it takes). Sends nothing.
+///
+/// # Errors
+/// As [`wait_readable`].
+///
+/// # Examples
+/// ```
+/// use pagefrag::net::{Readiness, wait_writable};
+/// use std::{net::UdpSocket, os::fd::AsFd};
+///
+/// let socket = UdpSocket::bind("127.0.0.1:0")?;
+/// assert_eq!(wait_writable(socket.as_fd(), None)?, Readiness::Ready);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<Readiness> {
+    wait_for(fd, libc::POLLOUT, timeout)
+}
+
+fn wait_for(
+    fd: BorrowedFd<'_>,
+    events: c_short,
+    timeout: Option<Duration>,
+) -> io::Result<Readiness> {
     let mut polled = libc::pollfd {
         fd: fd.as_raw_fd(),
-        events: libc::POLLIN | libc::POLLRDHUP,
+        events,
         revents: 0,
     };
     let limit = timeout.map(timespec);
