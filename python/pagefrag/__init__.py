@@ -20,7 +20,9 @@ from ._pagefrag import (
     PoolExhausted,
     Reservation,
     RxRing,
+    SendError,
     SkBuff,
+    TxRing,
     __version__,
     build_features,
     build_skb,
@@ -31,7 +33,7 @@ from ._pagefrag import (
 
 TYPE_CHECKING = False  # as type checkers read it: importing `typing` takes longer than all of this
 if TYPE_CHECKING:
-    from ._stats import CacheStats, PoolStats, QueueStats
+    from ._stats import CacheStats, PoolStats, QueueStats, TxStats
 
 __all__ = [
     "Batch",
@@ -49,7 +51,10 @@ __all__ = [
     "QueueStats",
     "Reservation",
     "RxRing",
+    "SendError",
     "SkBuff",
+    "TxRing",
+    "TxStats",
     "__version__",
     "build_features",
     "build_skb",
@@ -58,7 +63,7 @@ __all__ = [
     "netdev_alloc_skb",
 ]
 
-_STATS = frozenset({"CacheStats", "PoolStats", "QueueStats"})
+_STATS = frozenset({"CacheStats", "PoolStats", "QueueStats", "TxStats"})
 
 
 def __getattr__(name: str) -> object:

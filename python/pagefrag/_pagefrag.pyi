@@ -1,11 +1,11 @@
 """The compiled module, class by class in the order of its source files (rust/python/src)."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self, SupportsIndex, final, overload
+from typing import Any, Final, Literal, Protocol, Self, SupportsIndex, TypeAlias, final, overload
 
-from ._stats import CacheStats, PoolStats, QueueStats
+from ._stats import CacheStats, PoolStats, QueueStats, TxStats
 
 if sys.version_info >= (3, 12):
     from collections.abc import Buffer
@@ -25,7 +25,9 @@ __all__ = [
     "PoolExhausted",
     "Reservation",
     "RxRing",
+    "SendError",
     "SkBuff",
+    "TxRing",
     "__version__",
     "build_features",
     "build_skb",
@@ -87,6 +89,10 @@ class PageFragCache:
 class PagefragError(Exception): ...
 class PoolExhausted(PagefragError, MemoryError): ...  # noqa: N818 - a state, not a mistake
 class ContextError(PagefragError, RuntimeError): ...
+
+class SendError(PagefragError, OSError):
+    failed: tuple[tuple[int, OSError], ...]
+    accepted: int
 
 # fragment.rs, object.rs
 
@@ -280,3 +286,27 @@ class SkBuff(Buffer):
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 def build_skb(fragment: Fragment) -> SkBuff: ...
+
+# tx.rs
+
+_Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+
+@final
+class TxRing:
+    def __new__(cls, sock: _Socket, *, slots: SupportsIndex = 64, gso: bool = True) -> Self: ...
+    def send(
+        self,
+        buffers: Buffer | Iterable[Buffer],
+        to: _Address | Iterable[_Address | None] | None = None,
+        timeout: float | None = None,
+    ) -> int: ...
+    def flush(self, timeout: float | None = None) -> int: ...
+    def stats(self) -> TxStats: ...
+    def fileno(self) -> int: ...
+    def close(self) -> int: ...
+    @property
+    def queued(self) -> int: ...
+    @property
+    def gso(self) -> bool: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *args: object) -> None: ...

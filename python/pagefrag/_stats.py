@@ -6,7 +6,7 @@ importing ``dataclasses`` takes longer than loading the compiled module.
 
 from dataclasses import dataclass
 
-__all__ = ["CacheStats", "PoolStats", "QueueStats"]
+__all__ = ["CacheStats", "PoolStats", "QueueStats", "TxStats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,60 @@ class QueueStats:
     batches: int
 
     # The most packets one receive call handed out.
+    largest_batch: int
+
+    # Times the ring was waited for.
+    waits: int
+
+
+@dataclass(frozen=True, slots=True)
+class TxStats:
+    """What a queue has sent, in the words of the kernel's queue statistics.
+
+    >>> import socket
+    >>> with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, TxRing(sock) as ring:
+    ...     ring.stats().tx_packets
+    0
+    """
+
+    # Wire packets that the kernel has taken; those of one message count one each.
+    tx_packets: int
+
+    # Payload bytes of ``tx_packets``.
+    tx_bytes: int
+
+    # Datagrams that left the queue unsent, for whatever reason: given up by ``close``, and those
+    # of ``tx_hw_drop_errors``.
+    tx_hw_drops: int
+
+    # Datagrams that the kernel refuses, such as too long ones.
+    tx_hw_drop_errors: int
+
+    # Messages that the kernel was given to cut into datagrams (``UDP_SEGMENT``).
+    tx_hw_gso_packets: int
+
+    # Bytes of ``tx_hw_gso_packets``.
+    tx_hw_gso_bytes: int
+
+    # Wire packets that ``tx_hw_gso_packets`` were cut into.
+    tx_hw_gso_wire_packets: int
+
+    # Bytes of ``tx_hw_gso_wire_packets``, payload only: the same bytes.
+    tx_hw_gso_wire_bytes: int
+
+    # Times the queue stopped because the socket had no room.
+    tx_stop: int
+
+    # Times it went on after that.
+    tx_wake: int
+
+    # Messages to be cut that the kernel refused; their datagrams were tried one by one.
+    gso_refused: int
+
+    # System calls that took at least one packet.
+    batches: int
+
+    # The most packets one system call took.
     largest_batch: int
 
     # Times the ring was waited for.

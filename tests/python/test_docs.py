@@ -57,18 +57,25 @@ def docstring(thing: Any) -> str:
 
 @pytest.fixture
 def words() -> Iterator[dict[str, Any]]:
-    """Lend what the docstrings may name: the public names, a ring without packets, its batch."""
+    """Lend what the docstrings may name: the public names, rings without packets, a batch."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         ring = pagefrag.RxRing(sock)
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.connect(sock.getsockname())
+        tx_ring = pagefrag.TxRing(sender)
         public_names = {name: getattr(pagefrag, name) for name in pagefrag.__all__}
         yield {
             **public_names,
             "pagefrag": pagefrag,
             "empty_ring": ring,
             "empty_batch": ring.recv(timeout=0),
+            "sender": sender,
+            "tx_ring": tx_ring,
         }
         ring.close()
+        tx_ring.close()
+        sender.close()
 
 
 @pytest.mark.parametrize("name", PUBLIC)

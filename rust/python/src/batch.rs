@@ -160,7 +160,7 @@ fn address(py: Python<'_>, address: SocketAddr) -> PyResult<Bound<'_, PyAny>> {
     let host = address.ip().to_string();
     let tuple = match address {
         SocketAddr::V4(v4) => (host, v4.port()).into_pyobject(py)?.into_any(),
-        SocketAddr::V6(v6) => (host, v6.port(), v6.flowinfo(), v6.scope_id())
+        SocketAddr::V6(v6) => (host, v6.port(), u32::from_be(v6.flowinfo()), v6.scope_id())
             .into_pyobject(py)?
             .into_any(),
     };

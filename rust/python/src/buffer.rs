@@ -28,7 +28,18 @@ impl Lent {
         Ok(plain.then_some(Self(lent)))
     }
 
-    /// The same, copying what is not consecutive; `ValueError` for what is not single bytes.
+    /// Borrows consecutive bytes of items of any kind and shape; `None` when they are not.
+    pub(crate) fn consecutive(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+        let lent = PyUntypedBuffer::get(object)?;
+        Ok(lent.is_c_contiguous().then_some(Self(lent)))
+    }
+
+    /// Where the bytes are, as long as `self` lives.
+    pub(crate) fn memory(&self) -> *const [u8] {
+        std::ptr::slice_from_raw_parts(self.0.buf_ptr().cast::<u8>(), self.len())
+    }
+
+    /// [`by`](Self::by), copying what is not consecutive; `ValueError` for what is not single bytes.
     pub(crate) fn or_copied(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = object.py();
         if let Some(lent) = Self::by(object)? {

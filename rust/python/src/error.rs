@@ -1,21 +1,25 @@
 //! How errors cross into Python: each case of the core's error as the built-in that Python users
-//! expect for it, and three classes of our own on top.
+//! expect for it, and four classes of our own on top.
 
 use std::fmt::Display;
+use std::io;
 
 use pagefrag::Error;
-use pyo3::exceptions::{PyBufferError, PyException, PyMemoryError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{
+    PyBufferError, PyException, PyMemoryError, PyOSError, PyRuntimeError, PyValueError,
+};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::gate::Refusal;
 
-/// The three exception classes, made once when the module is loaded.
+/// The four exception classes, made once when the module is loaded.
 struct Classes {
     base: Py<PyType>,
     exhausted: Py<PyType>,
     context: Py<PyType>,
+    send: Py<PyType>,
 }
 
 static CLASSES: PyOnceLock<Classes> = PyOnceLock::new();
@@ -49,6 +53,19 @@ Traceback (most recent call last):
 pagefrag.ContextError: this poll is over
 ";
 
+const SEND: &str =
+    "What `TxRing` could not send, or was told about what it has sent. Also an `OSError`.
+
+`failed` holds a pair for each datagram that was not sent: its index in the call (negative if it
+was queued by an earlier one) and the `OSError`. Everything that is not in it was sent or waits in
+the ring. `accepted` is how many datagrams of the call the ring has taken. An empty `failed` says
+that the error is the socket's, or that the network has answered an earlier datagram with it.
+
+>>> error = SendError(90, 'Message too long')
+>>> error.errno, error.failed, error.accepted
+(90, (), 0)
+";
+
 /// A class `pagefrag.<name>` with these bases. Made by calling `type`, because a native
 /// exception type can have one base only.
 fn class<'py>(name: &str, doc: &str, bases: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyType>> {
@@ -80,7 +97,11 @@ fn classes(py: Python<'_>) -> PyResult<&Classes> {
             CONTEXT,
             &both(py.get_type::<PyRuntimeError>())?,
         )?;
+        let send = class("SendError", SEND, &both(py.get_type::<PyOSError>())?)?;
+        send.setattr("failed", PyTuple::empty(py))?;
+        send.setattr("accepted", 0)?;
         Ok(Classes {
+            send: send.unbind(),
             exhausted: exhausted.unbind(),
             context: context.unbind(),
             base: base.unbind(),
@@ -92,7 +113,12 @@ fn classes(py: Python<'_>) -> PyResult<&Classes> {
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     let classes = classes(py)?;
-    for class in [&classes.base, &classes.exhausted, &classes.context] {
+    for class in [
+        &classes.base,
+        &classes.exhausted,
+        &classes.context,
+        &classes.send,
+    ] {
         let class = class.bind(py);
         module.add(class.name()?, class)?;
     }
@@ -132,6 +158,38 @@ pub(crate) fn set(error: PyErr) {
 #[cold]
 pub(crate) fn forget(error: PyErr) {
     Python::attach(|_| drop(error));
+}
+
+/// Number and text of an error of the system.
+pub(crate) fn errno(error: &io::Error) -> (Option<i32>, String) {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    (error.raw_os_error(), text.to_owned())
+}
+
+/// `SendError`: datagrams that were not sent, with their indices, or an error of the socket.
+#[cold]
+pub(crate) fn unsent(
+    py: Python<'_>,
+    accepted: usize,
+    failed: &[(i64, io::Error)],
+    error: Option<&io::Error>,
+) -> PyErr {
+    let first = failed.first().map(|(_, error)| error).or(error);
+    let (number, mut text) = first.map(errno).unwrap_or_default();
+    if !failed.is_empty() {
+        text = format!("{text} ({} not sent)", failed.len());
+    }
+    let made = || {
+        let made = classes(py)?.send.bind(py).call1((number, text))?;
+        let failed = failed
+            .iter()
+            .map(|(index, error)| (*index, PyOSError::new_err(errno(error)).into_value(py)));
+        made.setattr("failed", PyTuple::new(py, failed.collect::<Vec<_>>())?)?;
+        made.setattr("accepted", accepted)?;
+        Ok(PyErr::from_value(made))
+    };
+    made().unwrap_or_else(|error| error)
 }
 
 /// The core's error as an exception.

@@ -1,7 +1,7 @@
 //! The Python module `pagefrag._pagefrag`: the crate `pagefrag` as Python classes.
 //!
 //! One file for each class: `pool`, `cache` (with `fastcall` and `reservation`), `fragment` (with
-//! `object`), `netdev`, `napi`, `skb`, `ring`, `batch`. Rules that they share: `args` (what is
+//! `object`), `netdev`, `napi`, `skb`, `ring`, `batch`, `tx` (with `held` and `destination`). Rules that they share: `args` (what is
 //! accepted as a number), `error` (how errors cross), `gate` (who is inside a fragment), `buffer`
 //! (bytes lent and borrowed), `home` (the default cache), `stats`, `thread_end`, `vessel` (the objects' own memory).
 //!
@@ -12,10 +12,12 @@ mod args;
 mod batch;
 mod buffer;
 mod cache;
+mod destination;
 mod error;
 mod fastcall;
 mod fragment;
 mod gate;
+mod held;
 mod home;
 mod napi;
 mod netdev;
@@ -28,6 +30,7 @@ mod ring;
 mod skb;
 mod stats;
 mod thread_end;
+mod tx;
 mod vessel;
 
 /// Packet buffers as page fragments. Import `pagefrag` instead.
@@ -54,6 +57,8 @@ mod _pagefrag {
     use crate::ring::RxRing;
     #[pymodule_export]
     use crate::skb::{SkBuff, build_skb};
+    #[pymodule_export]
+    use crate::tx::TxRing;
 
     /// What this module was built with: the ABI it speaks, and checks and types that are not in
     /// every build.

@@ -10,7 +10,7 @@
 //! ```
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::ptr::{NonNull, addr_of_mut, null_mut};
+use std::ptr::{self, NonNull, addr_of_mut, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pagefrag::RawFrag;
@@ -78,6 +78,29 @@ impl<'a, 'py> This<'a, 'py> {
             object: borrowed,
             body,
         }
+    }
+}
+
+/// A `Fragment` that is counted as looked at for as long as this lives, as by a buffer view.
+#[derive(Debug)]
+pub(crate) struct KeptFragment(Py<PyAny>);
+
+impl KeptFragment {
+    /// Keeps the fragment; and where its bytes are.
+    pub(crate) fn of(this: This<'_, '_>) -> PyResult<(Self, *const [u8])> {
+        let inside = fragment::enter(this)?;
+        let bytes = ptr::slice_from_raw_parts(inside.as_ptr().cast_const(), inside.len());
+        inside.stay();
+        Ok((Self(this.object.to_owned().unbind()), bytes))
+    }
+}
+
+impl Drop for KeptFragment {
+    fn drop(&mut self) {
+        // SAFETY: `of` was given a `Fragment`, and this holds a reference to it.
+        let body = unsafe { body(self.0.as_ptr()) };
+        // SAFETY: `of` stayed once, and this is dropped once.
+        unsafe { body.gate.leave() };
     }
 }
 

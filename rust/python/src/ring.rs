@@ -27,7 +27,7 @@ use crate::{stats, thread_end};
 const SLICE: Duration = Duration::from_millis(20);
 
 /// `EBADF`, which Linux and the BSDs agree on.
-const BAD_DESCRIPTOR: i32 = 9;
+pub(crate) const BAD_DESCRIPTOR: i32 = 9;
 
 /// The core's side of a ring, and what is left of it when it is closed.
 struct Core {
@@ -71,18 +71,28 @@ pub(crate) struct RxRing {
     busy: AtomicBool,
 }
 
-/// The right to receive; ends when dropped.
-struct Turn<'a>(&'a AtomicBool);
+/// The right to receive or send; ends when dropped.
+pub(crate) struct Turn<'a>(&'a AtomicBool);
+
+impl<'a> Turn<'a> {
+    /// `None` while somebody else has it.
+    pub(crate) fn take(busy: &'a AtomicBool) -> Option<Self> {
+        // Acquire: partner of the Release in `Turn::drop`.
+        busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .ok()
+            .map(|_| Self(busy))
+    }
+}
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        // Release: partner of the Acquire in `turn`.
+        // Release: partner of the Acquire in `take`.
         self.0.store(false, Ordering::Release);
     }
 }
 
 /// An `OSError` with its number, or `ValueError` for an argument that the core refuses.
-fn from_io(error: io::Error) -> PyErr {
+pub(crate) fn from_io(error: io::Error) -> PyErr {
     match error.raw_os_error() {
         Some(number) => {
             let text = error.to_string();
@@ -96,12 +106,12 @@ fn from_io(error: io::Error) -> PyErr {
     }
 }
 
-fn closed() -> PyErr {
+pub(crate) fn closed() -> PyErr {
     PyValueError::new_err("operation on closed ring")
 }
 
 /// The descriptor number of something like a socket; -1 when it is closed.
-fn fileno(sock: &Bound<'_, PyAny>) -> PyResult<i32> {
+pub(crate) fn fileno(sock: &Bound<'_, PyAny>) -> PyResult<i32> {
     let Ok(method) = sock.getattr("fileno") else {
         let found = sock.get_type().name()?;
         return Err(PyTypeError::new_err(format!(
@@ -112,13 +122,13 @@ fn fileno(sock: &Bound<'_, PyAny>) -> PyResult<i32> {
 }
 
 /// When a wait ends.
-enum Deadline {
+pub(crate) enum Deadline {
     Never,
     At(Instant),
 }
 
 impl Deadline {
-    fn of(timeout: Option<f64>) -> PyResult<Self> {
+    pub(crate) fn of(timeout: Option<f64>) -> PyResult<Self> {
         let Some(seconds) = timeout.filter(|seconds| *seconds != f64::INFINITY) else {
             return Ok(Self::Never);
         };
@@ -136,7 +146,7 @@ impl Deadline {
     }
 
     /// How long to wait now; `None` when it is over.
-    fn slice(&self) -> Option<Duration> {
+    pub(crate) fn slice(&self) -> Option<Duration> {
         match self {
             Self::Never => Some(SLICE),
             Self::At(end) => {
@@ -153,15 +163,8 @@ impl RxRing {
     }
 
     fn turn(&self) -> PyResult<Turn<'_>> {
-        // Acquire: partner of the Release in `Turn::drop`.
-        if self
-            .busy
-            .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
-            .is_err()
-        {
-            return Err(out_of_context("another call is receiving on this ring"));
-        }
-        Ok(Turn(&self.busy))
+        Turn::take(&self.busy)
+            .ok_or_else(|| out_of_context("another call is receiving on this ring"))
     }
 
     fn check_open(&self, py: Python<'_>) -> PyResult<()> {

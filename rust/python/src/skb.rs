@@ -81,6 +81,30 @@ impl SkBuff {
     }
 }
 
+/// A packet whose linear part is counted as looked at for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct KeptSkb(Py<SkBuff>);
+
+impl KeptSkb {
+    /// Keeps the packet as it is now: where its linear bytes are, and the fragments behind them.
+    pub(crate) fn of(skb: &Bound<'_, SkBuff>) -> PyResult<(Self, *const [u8], Vec<Frag>)> {
+        let this = skb.get();
+        let (linear, behind) = this.with(|core| {
+            // Relaxed: under the lock.
+            this.views.fetch_add(1, Ordering::Relaxed);
+            (std::ptr::from_ref(core.data()), core.frags().to_vec())
+        })?;
+        Ok((Self(skb.clone().unbind()), linear, behind))
+    }
+}
+
+impl Drop for KeptSkb {
+    fn drop(&mut self) {
+        // Release: partner of the Acquire in `unseen`.
+        self.0.get().views.fetch_sub(1, Ordering::Release);
+    }
+}
+
 /// `memoryview(skb)[start:start + len]`.
 fn view<'py>(skb: &Bound<'py, SkBuff>, start: usize, len: usize) -> PyResult<Bound<'py, PyAny>> {
     let (start, stop) = (start.cast_signed(), (start + len).cast_signed());

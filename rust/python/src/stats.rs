@@ -3,7 +3,7 @@
 //! The dataclasses are fetched when first needed, because importing `dataclasses` takes longer
 //! than loading this module. Each field is named once here and once there, and a test compares.
 
-use pagefrag::net::QueueStats;
+use pagefrag::net::{QueueStats, TxStats};
 use pagefrag::{CacheStats, PoolStats};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -56,5 +56,16 @@ pub(crate) fn queue<'py>(py: Python<'py>, stats: &QueueStats) -> PyResult<Bound<
         fields!(stats;
         rx_packets, rx_bytes, rx_alloc_fail, rx_hw_drops, rx_hw_drop_overruns, rx_hw_gro_packets, rx_hw_gro_bytes,
         rx_hw_gro_wire_packets, rx_hw_gro_wire_bytes, truncated, batches, largest_batch, waits),
+    )
+}
+
+pub(crate) fn transmit<'py>(py: Python<'py>, stats: &TxStats) -> PyResult<Bound<'py, PyAny>> {
+    made(
+        py,
+        "TxStats",
+        fields!(stats;
+        tx_packets, tx_bytes, tx_hw_drops, tx_hw_drop_errors, tx_hw_gso_packets, tx_hw_gso_bytes,
+        tx_hw_gso_wire_packets, tx_hw_gso_wire_bytes, tx_stop, tx_wake, gso_refused, batches,
+        largest_batch, waits),
     )
 }

@@ -1,0 +1,656 @@
+"""`TxRing`: datagrams out of any buffer, sent once or told; waiting, closing, bad input."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import errno
+import fcntl
+import gc
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pagefrag
+from pagefrag import (
+    Batch,
+    ContextError,
+    PageFragCache,
+    PagefragError,
+    PagePool,
+    RxRing,
+    SendError,
+    TxRing,
+    TxStats,
+    build_skb,
+    netdev_alloc_skb,
+)
+
+LONG = 60.0  # seconds: only reached by a broken build
+SO_NO_CHECK = 11
+CLONE_NEWNET = 0x40000000
+TUNSETIFF = 0x400454CA
+SIOCSIFADDR, SIOCSIFNETMASK, SIOCSIFFLAGS, SIOCSARP = 0x8916, 0x891C, 0x8914, 0x8955
+IFF_UP_RUNNING = 0x41
+SIZES = [0, 1, 1472, 9000, 65_507]
+
+
+def udp(family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+    except OSError:
+        sock.close()
+        pytest.skip("no IPv6 loopback here")
+    sock.settimeout(LONG)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    return sock
+
+
+@pytest.fixture
+def sink() -> Iterator[socket.socket]:
+    with udp() as sock:
+        yield sock
+
+
+@pytest.fixture
+def sock(sink: socket.socket) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(sink.getsockname())
+        yield sock
+
+
+def read(sink: socket.socket, count: int) -> list[bytes]:
+    """Read *count* datagrams and see that there is not one more."""
+    got = [sink.recv(65536) for _ in range(count)]
+    sink.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        sink.recv(1)
+    sink.settimeout(LONG)
+    return got
+
+
+def sent_or_told(ring: TxRing, buffers: list[bytes]) -> OSError | None:
+    """Send *buffers*, all of which go; return what was told about earlier datagrams."""
+    try:
+        assert ring.send(buffers) == len(buffers)
+    except SendError as error:
+        assert (error.failed, error.accepted) == ((), len(buffers))  # noqa: PT017 - either will do
+        return error
+    return None
+
+
+def packets(sizes: list[int]) -> list[bytes]:
+    return [np.random.default_rng(seed).bytes(size) for seed, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize("gso", [False, True])
+def test_what_is_sent_arrives(family: socket.AddressFamily, gso: bool) -> None:
+    sent = packets(SIZES + [1200] * 30 + [7] * 5)
+    with udp(family) as sink, socket.socket(family, socket.SOCK_DGRAM) as sock:
+        with TxRing(sock, gso=gso) as ring:
+            assert ring.send(sent, to=sink.getsockname()) == len(sent)
+            assert ring.flush() == ring.queued == 0
+            stats = ring.stats()
+        assert read(sink, len(sent)) == sent
+    assert isinstance(stats, TxStats)
+    assert (stats.tx_packets, stats.tx_bytes) == (len(sent), sum(map(len, sent)))
+    assert (stats.tx_hw_gso_packets, stats.tx_hw_gso_wire_packets) == ((2, 35) if gso else (0, 0))
+    assert (stats.batches, stats.tx_hw_drops, stats.gso_refused) == (1, 0, 0)
+
+
+def test_every_kind_of_buffer_is_sent_as_its_bytes(
+    sock: socket.socket, sink: socket.socket
+) -> None:
+    cache = PageFragCache()
+    frag = cache.alloc(5)
+    frag[:] = b"frag!"
+    skb = netdev_alloc_skb(100)
+    skb.put(b"body").release()
+    skb.push(b"head").release()
+    skb.add_frag(frag)
+    buffers: list[Any] = [
+        b"bytes",
+        bytearray(b"bytearray"),
+        memoryview(b"memoryview")[2:],
+        array.array("H", [1, 2, 3]),
+        np.arange(12, dtype=np.float32).reshape(3, 4),
+        frag,
+        frag[1:3],
+        frag.toreadonly(),
+        skb,
+        skb.clone(),
+        netdev_alloc_skb(10),
+    ]
+    expected = [bytes(skb.tobytes() if buffer is skb else buffer) for buffer in buffers[:9]]
+    expected[8] = b"headbodyfrag!"
+    with TxRing(sock) as ring:
+        assert ring.send(buffers) == len(buffers)
+    assert read(sink, len(buffers)) == [*expected, b"headbodyfrag!", b""]
+
+
+def test_one_buffer_is_one_datagram(sock: socket.socket, sink: socket.socket) -> None:
+    with TxRing(sock) as ring:
+        for buffer in (b"one", PageFragCache().alloc(3).tobytes(), bytearray(b"two")):
+            assert ring.send(buffer) == 1
+        assert ring.send([]) == ring.send(()) == 0
+        assert ring.send(bytes([n]) for n in range(3)) == 3
+    assert len(read(sink, 6)) == 6
+
+
+def test_each_has_its_own_destination(sock: socket.socket, sink: socket.socket) -> None:
+    with udp() as other, udp() as third, TxRing(third) as ring:
+        there, here = other.getsockname(), sink.getsockname()
+        assert ring.send([b"1", b"2", b"3", b"4"], to=[here, there, there, here]) == 4
+        assert read(sink, 2) == [b"1", b"4"]
+        assert read(other, 2) == [b"2", b"3"]
+        with TxRing(sock) as connected:
+            connected.send([b"5", b"6"], to=iter([None, there]))
+        assert read(sink, 1) == [b"5"]
+        assert read(other, 1) == [b"6"]
+
+
+def test_names_are_looked_up(sink: socket.socket) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, TxRing(sock) as ring:
+        ring.send(b"by name", to=("localhost", sink.getsockname()[1]))
+        with pytest.raises(socket.gaierror):
+            ring.send(b"x", to=("no such host.invalid", 1))
+    assert read(sink, 1) == [b"by name"]
+
+
+def test_an_ipv6_address_keeps_its_scope() -> None:
+    with udp(socket.AF_INET6) as sink, udp(socket.AF_INET6) as sock:
+        host, port, _, _ = sink.getsockname()
+        with TxRing(sock) as ring:
+            ring.send([b"two", b"four"], to=[(host, port), (host, port, 0, 0)])
+        assert read(sink, 2) == [b"two", b"four"]
+
+
+def test_a_batch_goes_back_to_its_senders(sink: socket.socket) -> None:
+    with udp() as one, udp() as two, RxRing(sink) as rx, TxRing(sink) as tx:
+        for number in range(5):
+            one.sendto(bytes([number]) * 300, sink.getsockname())
+            two.sendto(bytes([number]) * 600, sink.getsockname())
+        got = 0
+        while got < 10:
+            batch = rx.recv(timeout=LONG)
+            assert isinstance(batch, Batch)
+            got += tx.send(batch, to=batch.addresses)
+        assert read(one, 5) == [bytes([number]) * 300 for number in range(5)]
+        assert read(two, 5) == [bytes([number]) * 600 for number in range(5)]
+
+
+def test_more_than_the_slots_goes_in_several_calls(
+    sock: socket.socket, sink: socket.socket
+) -> None:
+    sent = packets([200 + number % 3 for number in range(100)])
+    with TxRing(sock, slots=8) as ring:
+        assert ring.send(sent) == 100
+        assert (ring.stats().batches, ring.stats().largest_batch) == (13, 8)
+    assert read(sink, 100) == sent
+
+
+def test_buffers_are_let_go_when_the_kernel_has_them(sock: socket.socket) -> None:
+    pool = PagePool()
+    cache = PageFragCache(pool)
+    frag, skb, plain = cache.alloc(1000), build_skb(cache.alloc(2048)), bytearray(10)
+    behind = cache.alloc(100)
+    skb.add_frag(behind)
+    with TxRing(sock) as ring:
+        ring.send([frag, skb, plain, bytes(1000)])
+        plain.append(1)
+        for thing in (frag, skb, behind):
+            thing.release()
+    assert pool.stats().live_bytes == 0
+
+
+def test_a_datagram_that_is_too_long_is_told_by_index(
+    sock: socket.socket, sink: socket.socket
+) -> None:
+    with TxRing(sock) as ring:
+        with pytest.raises(SendError, match="Message too long") as caught:
+            ring.send([b"a", bytes(65_508), b"b", bytes(70_000)])
+        error = caught.value
+        assert isinstance(error, PagefragError)
+        assert isinstance(error, OSError)
+        assert (error.errno, error.accepted) == (errno.EMSGSIZE, 4)
+        assert [index for index, _ in error.failed] == [1, 3]
+        assert {why.errno for _, why in error.failed} == {errno.EMSGSIZE}
+        assert (ring.stats().tx_packets, ring.stats().tx_hw_drop_errors) == (2, 2)
+    assert read(sink, 2) == [b"a", b"b"]
+
+
+def test_nowhere_to_go_is_told_by_index(sink: socket.socket) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, TxRing(sock) as ring:
+        with pytest.raises(SendError) as caught:
+            ring.send([b"x", b"y"], to=[None, sink.getsockname()])
+        ((index, why),) = caught.value.failed
+        assert (index, why.errno) == (0, errno.EDESTADDRREQ)
+        with pytest.raises(SendError) as caught:
+            ring.send(b"x", to=("::1", 9))
+        assert caught.value.failed[0][1].errno == errno.EAFNOSUPPORT
+    assert read(sink, 1) == [b"y"]
+
+
+@pytest.mark.parametrize("gso", [False, True])
+def test_a_refused_port_is_told_and_the_next_listener_gets_everything_once(gso: bool) -> None:
+    with udp() as gone:
+        address = gone.getsockname()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(address)
+        with TxRing(sock, gso=gso) as ring:
+            # The second call hears of the first one, if that has not heard already.
+            told = [sent_or_told(ring, [b"nobody", b"there"]) for _ in range(2)]
+            assert {error.errno for error in told if error} == {errno.ECONNREFUSED}
+            sent_or_told(ring, [b"clears what is still told"])
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as back:
+                back.bind(address)
+                back.settimeout(LONG)
+                sent_or_told(ring, [b"once", b"only"])
+                assert read(back, 2) == [b"once", b"only"]
+            assert ring.stats().tx_hw_drops == 0
+
+
+def test_without_segmentation_the_ring_goes_on(sock: socket.socket, sink: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+    with TxRing(sock) as ring:
+        for _ in range(3):
+            ring.send([b"same"] * 10)
+        stats = ring.stats()
+        assert (stats.gso_refused, stats.tx_hw_gso_packets, stats.tx_packets) == (1, 0, 30)
+    assert read(sink, 30) == [b"same"] * 30
+
+
+def test_a_burst_beyond_the_send_buffer_arrives_whole(
+    sock: socket.socket, sink: socket.socket
+) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    sent = packets([1400] * 500)
+    with TxRing(sock) as ring:
+        assert ring.send(sent) == 500
+    assert read(sink, 500) == sent
+
+
+# --- a link that does not take anything for a while ------------------------------
+
+
+class Link:
+    """A point-to-point ethernet device in a namespace of its own, for the calling thread.
+
+    As long as nobody has told the hardware address of the neighbour, the kernel keeps what is
+    sent to it, charged to the sending socket, until that is full.
+    """
+
+    there = ("198.51.100.2", 9)
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        self.tap = -1
+        try:
+            self._check(self._libc.unshare(CLONE_NEWNET))
+            self._build()
+        except OSError:
+            self.close()
+            raise
+
+    def _check(self, answer: int) -> None:
+        if answer < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def _build(self) -> None:
+        self.tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        tap_without_header = struct.pack("16sH22x", b"", 0x1002)
+        self.name = fcntl.ioctl(self.tap, TUNSETIFF, tap_without_header)[:16]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for request, value in (
+                (SIOCSIFADDR, self._address("198.51.100.1")),
+                (SIOCSIFNETMASK, self._address("255.255.255.252")),
+                (SIOCSIFFLAGS, struct.pack("H22x", IFF_UP_RUNNING)),
+            ):
+                fcntl.ioctl(sock, request, self.name + value)
+
+    @staticmethod
+    def _address(host: str) -> bytes:
+        return struct.pack("HH4s16x", socket.AF_INET, 0, socket.inet_aton(host))
+
+    def answer(self) -> None:
+        """Tell the neighbour's hardware address: what waits goes out."""
+        hardware = struct.pack("H6s8x", 1, b"\x02\0\0\0\0\x09")
+        complete_and_permanent = struct.pack("i16x", 0x06)
+        entry = self._address(self.there[0])[:16] + hardware + complete_and_permanent
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, SIOCSARP, entry + self.name)
+
+    def payloads(self) -> list[bytes]:
+        """Return the datagrams that came out."""
+        found = []
+        while True:
+            try:
+                frame = os.read(self.tap, 2048)
+            except BlockingIOError:
+                return found
+            if frame[12:14] == b"\x08\x00" and frame[23] == socket.IPPROTO_UDP:
+                length = int.from_bytes(frame[38:40], "big")
+                found.append(frame[42 : 34 + length])
+
+    def close(self) -> None:
+        if self.tap >= 0:
+            os.close(self.tap)
+        self._check(self._libc.setns(self._home, CLONE_NEWNET))
+        os.close(self._home)
+
+
+@pytest.fixture
+def link() -> Iterator[Link]:
+    try:
+        link = Link()
+    except OSError as error:
+        pytest.skip(f"no link of our own: {error}")
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def stuffed(link: Link) -> Iterator[socket.socket]:
+    """A socket whose small buffer fills up at once."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sock.connect(link.there)
+        yield sock
+
+
+def arrived(link: Link, count: int) -> list[bytes]:
+    """Return what comes out of the link, once *count* datagrams have."""
+    found: list[bytes] = []
+    while len(found) < count:
+        found += link.payloads()
+        time.sleep(0.001)
+    return found + link.payloads()
+
+
+@pytest.mark.parametrize("gso", [False, True])
+def test_what_the_socket_has_no_room_for_waits_and_goes_once_in_order(
+    link: Link, stuffed: socket.socket, gso: bool
+) -> None:
+    # The kernel lets one message go beyond the buffer, so there are several.
+    count = 200 if gso else 20
+    sent = packets([1000] * count)
+    with TxRing(stuffed, slots=256, gso=gso) as ring:
+        assert ring.send(sent, timeout=0) == count
+        assert 0 < ring.queued < count
+        waiting = ring.queued
+        assert ring.flush(timeout=0.05) == waiting
+        stats = ring.stats()
+        assert (stats.tx_stop, stats.tx_wake, stats.tx_packets) == (1, 0, count - waiting)
+        link.answer()
+        assert ring.flush(timeout=LONG) == 0
+        assert (ring.stats().tx_packets, ring.stats().tx_hw_drops) == (count, 0)
+        assert ring.stats().tx_wake >= 1
+        assert arrived(link, count) == sent
+
+
+def test_a_full_ring_takes_the_first_ones_and_says_how_many(
+    link: Link, stuffed: socket.socket
+) -> None:
+    sent = packets([1000] * 50)
+    with TxRing(stuffed, slots=8, gso=False) as ring:
+        taken = ring.send(sent, timeout=0.05)
+        assert 8 < taken < 50
+        assert ring.queued == 8
+        assert ring.send(sent[taken:], timeout=0) == 0
+        link.answer()
+        assert ring.send(sent[taken:], timeout=LONG) == 50 - taken
+        ring.flush()
+        assert arrived(link, 50) == sent
+
+
+def test_buffers_that_wait_cannot_be_released(link: Link, stuffed: socket.socket) -> None:
+    cache = PageFragCache(PagePool())
+    frags = [cache.alloc(1000) for _ in range(12)]
+    skb = build_skb(cache.alloc(2048))
+    plain = bytearray(100)
+    with TxRing(stuffed, gso=False) as ring:
+        ring.send([*frags, skb, plain], timeout=0)
+        assert ring.queued > 3
+        for thing in (frags[-1], skb):
+            with pytest.raises(BufferError):
+                thing.release()
+        with pytest.raises(BufferError):
+            plain.append(1)
+        frags[0].release()
+        link.answer()
+        ring.flush()
+        for thing in (*frags, skb):
+            thing.release()
+        plain.append(1)
+    assert cache.pool.stats().live_bytes == 0
+
+
+def test_close_tells_what_was_given_up(link: Link, stuffed: socket.socket) -> None:
+    ring = TxRing(stuffed, gso=False)
+    ring.send([bytes(1000)] * 10, timeout=0)
+    waiting = ring.queued
+    assert waiting
+    assert ring.close() == waiting
+    assert ring.stats().tx_hw_drops == waiting
+    assert ring.close() == 0
+    link.answer()
+    assert len(arrived(link, 10 - waiting)) == 10 - waiting
+
+
+def test_a_forgotten_ring_warns(link: Link, stuffed: socket.socket) -> None:
+    assert link
+    ring = TxRing(stuffed, gso=False)
+    ring.send([bytes(1000)] * 10, timeout=0)
+    with pytest.warns(ResourceWarning, match="unclosed TxRing"):
+        del ring
+
+
+def started(act: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
+    """Start *act* on a thread; what it returns or raises comes into the list."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(act())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, found
+
+
+def until(true: Callable[[], bool]) -> None:
+    while not true():
+        time.sleep(0.001)
+
+
+def test_closing_wakes_a_thread_that_waits_and_two_do_not_send(
+    link: Link, stuffed: socket.socket
+) -> None:
+    assert link
+    ring = TxRing(stuffed, slots=4, gso=False)
+    thread, found = started(lambda: ring.send([bytes(1000)] * 50))
+    until(lambda: ring.stats().waits > 1)
+    with pytest.raises(ContextError, match="another call is sending"):
+        ring.send(b"x")
+    with pytest.raises(ContextError):
+        ring.flush()
+    ring.close()
+    thread.join(LONG)
+    assert isinstance(found[0], ValueError)
+
+
+def test_a_signal_interrupts_the_wait(link: Link, stuffed: socket.socket) -> None:
+    assert link
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    ring = TxRing(stuffed, gso=False)
+    try:
+        ring.send([bytes(1000)] * 10, timeout=0)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            ring.flush()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        ring.close()
+
+
+# --- closing, and bad input --------------------------------------------------------
+
+
+def test_a_closed_ring_refuses_and_keeps_its_counters(
+    sock: socket.socket, sink: socket.socket
+) -> None:
+    ring = TxRing(sock)
+    ring.send([b"a", b"b"])
+    assert f"fd={sock.fileno()} slots=64 queued=0 tx_packets=2" in repr(ring)
+    assert (ring.fileno(), ring.gso) == (sock.fileno(), True)
+    ring.close()
+    assert (ring.fileno(), ring.gso, repr(ring)) == (-1, False, "<TxRing closed>")
+    assert ring.stats().tx_packets == 2
+    for use in (lambda: ring.send(b"x"), ring.flush, ring.__enter__):
+        with pytest.raises(ValueError, match="closed ring"):
+            use()
+    sock.send(b"the socket stays open")
+    assert len(read(sink, 3)) == 3
+
+
+def test_a_closed_socket_is_an_error_and_frees_its_port(sink: socket.socket) -> None:
+    sock = udp()
+    address = sock.getsockname()
+    ring = TxRing(sock)
+    ring.send(b"x", to=sink.getsockname())
+    sock.close()
+    with pytest.raises(OSError, match="closed") as caught:
+        ring.send(b"x", to=sink.getsockname())
+    assert caught.value.errno == errno.EBADF
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+        again.bind(address)
+
+
+def test_a_socket_that_is_shut_down_is_told_and_keeps_the_queue(sock: socket.socket) -> None:
+    ring = TxRing(sock)
+    sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(SendError) as caught:
+        ring.send([b"a", b"b"])
+    assert (caught.value.errno, caught.value.failed, caught.value.accepted) == (errno.EPIPE, (), 2)
+    assert ring.close() == 2
+
+
+def test_an_exception_in_the_block_does_not_wait(sock: socket.socket) -> None:
+    with pytest.raises(KeyError), TxRing(sock) as ring:
+        raise KeyError
+    assert repr(ring) == "<TxRing closed>"
+
+
+def test_what_is_no_udp_socket_is_refused() -> None:
+    with socket.socket() as stream, pytest.raises(OSError, match="rotocol") as caught:
+        TxRing(stream)
+    assert caught.value.errno == errno.EPROTOTYPE
+    with pytest.raises(TypeError, match="socket"):
+        TxRing(b"no socket")  # type: ignore[arg-type]
+    gone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    gone.close()
+    with pytest.raises(OSError, match="closed") as caught:
+        TxRing(gone)
+    assert caught.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("slots", [0, 1025, 10**6, -1])
+def test_slots_out_of_range_are_refused(sock: socket.socket, slots: int) -> None:
+    with pytest.raises(ValueError, match=r"slots|negative"):
+        TxRing(sock, slots=slots)
+
+
+@pytest.mark.parametrize(
+    ("buffers", "to", "error"),
+    [
+        (None, None, TypeError),
+        (["text"], None, TypeError),
+        ("text", None, TypeError),
+        ([b"a", 5], None, TypeError),
+        (np.arange(10)[::2], None, BufferError),
+        ([b"a", b"b"], [("127.0.0.1", 9)], ValueError),
+        ([b"a"], [("127.0.0.1", 9)] * 2, ValueError),
+        (b"a", ("127.0.0.1",), TypeError),
+        (b"a", ("127.0.0.1", "9"), TypeError),
+        (b"a", ("127.0.0.1", 9, 0), TypeError),
+        (b"a", ("127.0.0.1", 65536), OverflowError),
+        (b"a", ["127.0.0.1", 9], TypeError),
+        (b"a", 9, TypeError),
+    ],
+)
+def test_bad_arguments_send_nothing(
+    sock: socket.socket, sink: socket.socket, buffers: Any, to: Any, error: type[Exception]
+) -> None:
+    with TxRing(sock) as ring:
+        with pytest.raises(error):
+            ring.send(buffers, to)
+        assert (ring.queued, ring.stats().tx_packets) == (0, 0)
+        for timeout in (-1, -0.5, float("nan")):
+            with pytest.raises(ValueError, match="timeout"):
+                ring.send(b"x", timeout=timeout)
+    assert read(sink, 0) == []
+
+
+def test_released_buffers_are_refused_and_nothing_stays_held(sock: socket.socket) -> None:
+    frag, gone = PageFragCache().alloc(10), PageFragCache().alloc(10)
+    gone.release()
+    skb = netdev_alloc_skb(10)
+    with TxRing(sock) as ring:
+        with pytest.raises(ValueError, match="released fragment"):
+            ring.send([frag, skb, gone])
+        frag.release()
+        skb.release()
+        with pytest.raises(ValueError, match="released skb"):
+            ring.send(skb)
+
+
+def test_a_finalizer_may_send(sock: socket.socket, sink: socket.socket) -> None:
+    ring = TxRing(sock)
+
+    class Last(bytearray):
+        def __del__(self) -> None:
+            ring.send(b"last words")
+
+    ring.send([Last(b"first")])
+    gc.collect()
+    assert read(sink, 2) == [b"first", b"last words"]
+    ring.close()
+
+
+def test_a_ring_leaves_no_references(sock: socket.socket) -> None:
+    thing = bytearray(10)
+    before = sys.getrefcount(thing)
+    ring = TxRing(sock)
+    for _ in range(10):
+        ring.send([thing, bytes(65_508)][:1])
+        with pytest.raises(SendError):
+            ring.send([thing, bytes(65_508)])
+    assert sys.getrefcount(thing) == before
+    gone = weakref.ref(ring)
+    del ring
+    gc.collect()
+    assert gone() is None
+
+
+def test_send_error_is_a_frozen_habit() -> None:
+    assert (SendError.failed, SendError.accepted) == ((), 0)
+    assert issubclass(SendError, (pagefrag.PagefragError, OSError))
