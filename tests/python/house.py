@@ -283,9 +283,9 @@ def strangers(house: House) -> list[str]:
     """Words that only one file may name: libc, atomics, cells, thread-locals, loom."""
     faults = []
     for path, code in house.code.items():
-        module = module_of(path)
+        module = house.whole(module_of(path))
         flat = f"{code}\n" + "\n".join(name for use in _USE.findall(code) for name in flatten(use))
-        if re.search(r"\blibc\b", flat) and house.whole(module) not in LIBC_DOORS:
+        if re.search(r"\blibc\b", flat) and module not in LIBC_DOORS:
             faults.append(f"{path} names libc")
         if module == SYNC_DOOR:
             continue
