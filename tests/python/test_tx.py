@@ -438,6 +438,25 @@ def test_buffers_that_wait_cannot_be_released(link: Link, stuffed: socket.socket
     assert cache.pool.stats().live_bytes == 0
 
 
+def test_a_forked_child_does_not_send_what_its_parent_has_queued(
+    link: Link, stuffed: socket.socket
+) -> None:
+    sent = packets([1000] * 20)
+    with TxRing(stuffed, gso=False) as ring:
+        ring.send(sent, timeout=0)
+        assert ring.queued
+        child = os.fork()
+        if not child:
+            try:
+                os._exit(ring.flush(timeout=0) or ring.close())
+            finally:
+                os._exit(99)
+        link.answer()
+        assert os.waitpid(child, 0)[1] == 0
+        ring.flush()
+        assert arrived(link, 20) == sent
+
+
 def test_close_tells_what_was_given_up(link: Link, stuffed: socket.socket) -> None:
     ring = TxRing(stuffed, gso=False)
     ring.send([bytes(1000)] * 10, timeout=0)

@@ -36,6 +36,22 @@ struct Core {
     ring: Option<Ring>,
     /// The counters of a closed ring.
     last: TxStats,
+    /// Who queued what is queued.
+    process: u32,
+}
+
+impl Core {
+    /// In a forked child: takes out what the parent has queued, which the parent sends.
+    fn disown(&mut self) -> Vec<Held> {
+        let process = std::process::id();
+        match self.ring.as_mut() {
+            Some(ring) if process != self.process => {
+                self.process = process;
+                ring.cancel()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// How a ring stands after it was asked to send.
@@ -98,7 +114,8 @@ impl Report {
 ///
 /// Fragments, `SkBuff` and all other buffers are held until the kernel has them: until then
 /// `release()` is a `BufferError`, and what is written to them may still be sent. A datagram is
-/// sent once or told in a `SendError`; leaving a `with` block waits until all are sent.
+/// sent once or told in a `SendError`; leaving a `with` block waits until all are sent. A forked
+/// child gives up what its parent has queued, which the parent sends.
 ///
 /// >>> import socket
 /// >>> receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -160,6 +177,7 @@ impl TxRing {
     /// Queues and sends what goes without waiting. Runs detached.
     fn pass(&self, waiting: &mut Waiting, report: &mut Report) -> State {
         let mut core = self.core();
+        report.gone.append(&mut core.disown());
         let Some(ring) = core.ring.as_mut() else {
             return State::Closed;
         };
@@ -234,8 +252,8 @@ impl TxRing {
     /// Sends what goes at once and takes the ring out; it, and what it could not send.
     fn shut(&self) -> Option<(Ring, Vec<Held>, Vec<Held>)> {
         let mut core = self.core();
+        let mut gone = core.disown();
         let mut ring = core.ring.take()?;
-        let mut gone = Vec::new();
         // What an error leaves behind is cancelled, and so counted.
         let _ = ring.flush_with(|done| gone.push(done.buffer));
         let cancelled = ring.cancel();
@@ -265,6 +283,7 @@ impl TxRing {
             core: Mutex::new(Core {
                 ring: Some(ring),
                 last: TxStats::default(),
+                process: std::process::id(),
             }),
             busy: AtomicBool::new(false),
         })

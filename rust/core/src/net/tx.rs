@@ -174,6 +174,9 @@ struct Trouble {
 /// `B` what is sent. Nothing here waits but [`wait`](Self::wait), and no heap
 /// call is made once the arrays have grown to what the buffers need.
 ///
+/// A forked child has a copy of the queue: it calls [`cancel`](Self::cancel) before it
+/// goes on, or datagrams go twice.
+///
 /// A socket on which the user has set `UDP_SEGMENT` cuts single datagrams above
 /// that size, as it does without a ring.
 ///
