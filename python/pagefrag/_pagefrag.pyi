@@ -94,7 +94,7 @@ class SendError(PagefragError, OSError):
     failed: tuple[tuple[int, OSError], ...]
     accepted: int
 
-# fragment.rs, object.rs
+# fragment.rs, fragment_type.rs
 
 @final
 class Fragment(Buffer):

@@ -44,8 +44,10 @@ LIBC_DOORS = frozenset({"mem::os", "net::socket"})
 SYNC_DOOR = "sync"
 LOOM_STORIES = "models"
 
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-_STRING = re.compile(r'b?r(#*)".*?"\1|b?"(?:\\.|[^"\\])*"', re.DOTALL)
+_COMMENT = r"//[^\n]*|/\*.*?\*/"
+_STRING = r'b?r(?P<fence>#*)".*?"(?P=fence)|b?"(?:\\.|[^"\\])*"'
+_LETTER = r"'(?:\\.[^']*|[^'\\])'"
+_NOT_CODE = re.compile(f"{_COMMENT}|{_STRING}|{_LETTER}", re.DOTALL)
 _USE = re.compile(r"\b(?:pub(?:\([^)]*\))?\s+)?use\s+([^;]+);", re.DOTALL)
 _PATH = re.compile(r"(?<![\w:$])(?:crate|super|self)(?:::\w+)+")
 _MODULE = re.compile(r"\bmod\s+(\w+)\s*;")
@@ -93,8 +95,8 @@ def is_list(path: str) -> bool:
 
 
 def bare(text: str) -> str:
-    """Return the code of *text*: no comments, no strings, no test modules."""
-    text = _STRING.sub('""', _COMMENT.sub("", text))
+    """Return the code of *text*: no comments, no strings, no letters, no test modules."""
+    text = _NOT_CODE.sub(" ", text)
     while found := re.search(r"#\[cfg\((?:test|all\(test[^]]*)\)\]\s*mod\s+\w+\s*\{", text):
         text = text[: found.start()] + text[_closing_brace(text, found.end()) :]
     return text

@@ -25,6 +25,7 @@ from house import (
 ROOT = Path(__file__).resolve().parents[2]
 Rule = Callable[[House], list[str]]
 RULES: tuple[Rule, ...] = (climbing, homeless, knots, strangers, busy_lists, unlisted)
+BINDING_RULES: tuple[Rule, ...] = (knots, unlisted)
 
 SOUND: Tree = {
     "lib.rs": "//! fn of words\nmod error;\npub mod mem;\nmod sync;\npub use error::Error;\n"
@@ -64,6 +65,25 @@ def test_the_core_was_read(core: House) -> None:
     assert "mem::local -> mem::cache" in arrows
     assert "mem::cache -> error" in arrows
     assert any(arrow.source.startswith("net") for arrow in core.arrows())
+
+
+@pytest.fixture(scope="module")
+def binding() -> House:
+    return House(read_tree(ROOT / "rust" / "python" / "src"))
+
+
+@pytest.mark.parametrize("rule", BINDING_RULES)
+def test_the_binding_keeps(rule: Rule, binding: House) -> None:
+    assert rule(binding) == []
+
+
+def test_the_binding_was_read(binding: House) -> None:
+    """One arrow of each kind: a `use`, one with braces, one in a function, a path without."""
+    arrows = {str(arrow) for arrow in binding.arrows()}
+    assert "reservation -> buffer" in arrows
+    assert "fragment_type -> fragment" in arrows
+    assert "args -> error" in arrows
+    assert "skb -> thread_end" in arrows
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -117,6 +137,47 @@ def test_mem_never_names_net() -> None:
 def test_a_knot_inside_one_floor_is_seen() -> None:
     tree = changed("mem/frag.rs", "use super::pool::PagePool;")
     assert knots(House(tree)) == ["mem::frag -> mem::pool -> mem::frag"]
+
+
+BINDING: Tree = {
+    "lib.rs": "mod cache; mod fragment; mod fragment_type; mod home; mod object; mod room;\n"
+    "mod _pagefrag { use crate::cache::Cache; fn init() { crate::fragment_type::register() } }",
+    "fragment_type.rs": "use crate::{fragment, object}; fn register() { object::adopt() }",
+    "fragment.rs": "use crate::object::{This, make}; mod doc; fn copy() { crate::home::alloc() }",
+    "fragment/doc.rs": "// crate::fragment_type\n",
+    "home.rs": "use crate::cache::Cache;",
+    "cache.rs": "use crate::room::Room;",
+    "room.rs": "fn commit() { crate::object::make() }",
+    "object.rs": 'const WHERE: &str = "crate::fragment"; mod imp { use super::This; }',
+}
+"""A binding in small: the type above what fragments do, the object below."""
+
+LONG_WAY = "cache -> room -> object -> fragment -> home -> cache"
+
+
+def test_a_sound_binding_keeps() -> None:
+    house = House(BINDING)
+    assert [rule(house) for rule in BINDING_RULES] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "knot"),
+    [
+        ("object.rs", "use crate::fragment;", LONG_WAY),
+        ("object.rs", "use crate::{\n    error,\n    fragment as f,\n};", LONG_WAY),
+        ("object.rs", "fn table() { use crate::fragment as f; f::len() }", LONG_WAY),
+        ("object.rs", "fn table() { plain!(crate::fragment::len) }", LONG_WAY),
+        ("object.rs", "fn table() { super::fragment::len() }", LONG_WAY),
+        ("object.rs", "mod imp { use super::super::fragment; }", LONG_WAY),
+        ("object.rs", "use crate::fragment::doc::CLASS;", LONG_WAY),
+        ("fragment/doc.rs", "use crate::fragment_type;", "fragment -> fragment_type -> fragment"),
+        ("room.rs", "use crate::cache::Cache;", "cache -> room -> cache"),
+        ("object.rs", 'const A: &str = "//"; fn f() { crate::fragment::len() } // "', LONG_WAY),
+        ("object.rs", "const A: u8 = b'\"'; fn f() { crate::fragment::len() } // \"", LONG_WAY),
+    ],
+)
+def test_a_knot_in_a_binding_is_seen(path: str, text: str, knot: str) -> None:
+    assert knot in knots(House({**BINDING, path: text}))
 
 
 def test_use_trees_are_flattened() -> None:

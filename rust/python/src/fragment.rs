@@ -2,9 +2,11 @@
 //!
 //! Indexing, comparing and hashing follow `memoryview`; slicing gives a fragment that shares the
 //! memory instead of a view that would cost the collector two objects; `release` refuses while
-//! anybody looks. `object.rs` hangs these functions into the type's slots.
+//! anybody looks. `fragment_type.rs` hangs these functions into the type's slots.
 
 pub(crate) mod doc;
+
+use std::ptr;
 
 use pagefrag::RawFrag;
 use pyo3::exceptions::{PyException, PyIndexError, PyOverflowError, PyTypeError, PyValueError};
@@ -15,7 +17,7 @@ use crate::buffer::Lent;
 use crate::error::{forget, from_gate, released};
 use crate::gate::Inside;
 use crate::object::{This, make};
-use crate::{args, home};
+use crate::{args, home, object};
 
 type Answer<'py> = PyResult<Bound<'py, PyAny>>;
 
@@ -25,6 +27,29 @@ pub(crate) fn enter<'a>(this: This<'a, '_>) -> PyResult<Inside<'a, RawFrag>> {
         .gate
         .enter()
         .map_err(|refusal| from_gate(refusal, "fragment"))
+}
+
+/// A `Fragment` that is counted as looked at for as long as this lives, as by a buffer view.
+#[derive(Debug)]
+pub(crate) struct KeptFragment(Py<PyAny>);
+
+impl KeptFragment {
+    /// Keeps the fragment; and where its bytes are.
+    pub(crate) fn of(this: This<'_, '_>) -> PyResult<(Self, *const [u8])> {
+        let inside = enter(this)?;
+        let bytes = ptr::slice_from_raw_parts(inside.as_ptr().cast_const(), inside.len());
+        inside.stay();
+        Ok((Self(this.object.to_owned().unbind()), bytes))
+    }
+}
+
+impl Drop for KeptFragment {
+    fn drop(&mut self) {
+        // SAFETY: `of` was given a `Fragment`, and this holds a reference to it.
+        let body = unsafe { object::body(self.0.as_ptr()) };
+        // SAFETY: `of` stayed once, and this is dropped once.
+        unsafe { body.gate.leave() };
+    }
 }
 
 /// Takes the memory out for another owner: not while views exist, not while others share it.

@@ -12,7 +12,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::buffer::Lent;
-use crate::object::{KeptFragment, This};
+use crate::fragment::KeptFragment;
+use crate::object::This;
 use crate::skb::{KeptSkb, SkBuff};
 
 /// Whatever keeps the bytes where they are.

@@ -1,9 +1,11 @@
 //! The Python module `pagefrag._pagefrag`: the crate `pagefrag` as Python classes.
 //!
 //! One file for each class: `pool`, `cache` (with `fastcall` and `reservation`), `fragment` (with
-//! `object`), `netdev`, `napi`, `skb`, `ring`, `batch`, `tx` (with `held` and `destination`). Rules that they share: `args` (what is
-//! accepted as a number), `error` (how errors cross), `gate` (who is inside a fragment), `buffer`
-//! (bytes lent and borrowed), `home` (the default cache), `stats`, `thread_end`, `vessel` (the objects' own memory).
+//! `object` below it and `fragment_type` above), `netdev`, `napi`, `skb`, `ring`, `batch`, `tx`
+//! (with `held` and `destination`). Rules that they share: `args` (what is accepted as a number),
+//! `error` (how errors cross), `gate` (who is inside a fragment), `buffer` (bytes lent and
+//! borrowed), `home` (the default cache), `stats`, `thread_end`, `vessel` (the objects' own
+//! memory). Calls go down; the house test holds that.
 //!
 //! Classes are frozen; state that changes is atomic or behind a lock of its own, and no lock is
 //! held while Python code can run.
@@ -16,6 +18,7 @@ mod destination;
 mod error;
 mod fastcall;
 mod fragment;
+mod fragment_type;
 mod gate;
 mod held;
 mod home;
@@ -82,7 +85,7 @@ mod _pagefrag {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::error::register(module)?;
-        crate::object::register(module)?;
+        crate::fragment_type::register(module)?;
         crate::fastcall::register(module)
     }
 }

@@ -1,16 +1,16 @@
-//! The Python type `Fragment`, made by hand so that a fragment costs the collector nothing.
+//! The Python object `Fragment`, made by hand so that a fragment costs the collector nothing.
 //!
 //! Every `#[pyclass]` is a type that the garbage collector tracks, one tracked object for each
 //! packet. A fragment refers to no Python object, so it can be a plain heap type: a header, sixteen
-//! bytes of fragment, a gate. This file is the part of it that talks C: layout, birth, death, slot
-//! table; `vessel.rs` is where the object's own memory comes from. What the slots do is safe Rust in `fragment.rs`.
+//! bytes of fragment, a gate. This file is layout, birth and death; `vessel.rs` is where the
+//! object's own memory comes from. What a fragment can do is written in `fragment.rs` and hung into
+//! the type in `fragment_type.rs`, which hands the finished type down to `adopt`.
 //!
 //! ```text
 //!   ob_refcnt, ob_type │ RawFrag (16) │ gate (8) │ readonly (1)
 //! ```
 
-use std::ffi::{CStr, c_char, c_int, c_void};
-use std::ptr::{self, NonNull, addr_of_mut, null_mut};
+use std::ptr::{NonNull, addr_of_mut, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pagefrag::RawFrag;
@@ -19,9 +19,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::error::set;
 use crate::gate::Gated;
-use crate::{fragment, vessel};
+use crate::vessel;
 
 /// What a `Fragment` is, after the object header.
 #[derive(Debug)]
@@ -35,6 +34,9 @@ struct Object {
     base: ffi::PyObject,
     body: Body,
 }
+
+/// The type's basic size.
+pub(crate) const SIZE: usize = size_of::<Object>();
 
 /// A `Fragment` that somebody else holds a reference to while we look.
 #[derive(Clone, Copy)]
@@ -67,7 +69,7 @@ impl<'a, 'py> This<'a, 'py> {
     /// # Safety
     /// - The interpreter is attached.
     /// - `object` is a `Fragment` that stays alive for `'a`.
-    unsafe fn assume(object: *mut ffi::PyObject) -> Self {
+    pub(crate) unsafe fn assume(object: *mut ffi::PyObject) -> Self {
         // SAFETY: the first point.
         let py = unsafe { Python::assume_attached() };
         // SAFETY: the second point; a living object is not null.
@@ -81,39 +83,25 @@ impl<'a, 'py> This<'a, 'py> {
     }
 }
 
-/// A `Fragment` that is counted as looked at for as long as this lives, as by a buffer view.
-#[derive(Debug)]
-pub(crate) struct KeptFragment(Py<PyAny>);
-
-impl KeptFragment {
-    /// Keeps the fragment; and where its bytes are.
-    pub(crate) fn of(this: This<'_, '_>) -> PyResult<(Self, *const [u8])> {
-        let inside = fragment::enter(this)?;
-        let bytes = ptr::slice_from_raw_parts(inside.as_ptr().cast_const(), inside.len());
-        inside.stay();
-        Ok((Self(this.object.to_owned().unbind()), bytes))
-    }
-}
-
-impl Drop for KeptFragment {
-    fn drop(&mut self) {
-        // SAFETY: `of` was given a `Fragment`, and this holds a reference to it.
-        let body = unsafe { body(self.0.as_ptr()) };
-        // SAFETY: `of` stayed once, and this is dropped once.
-        unsafe { body.gate.leave() };
-    }
-}
-
-/// The type, from `register` on. Relaxed everywhere: the module import orders it, and a reference
+/// The type, from `adopt` on. Relaxed everywhere: the module import orders it, and a reference
 /// that is never given back keeps it.
 static TYPE: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(null_mut());
+
+/// Makes `kind` the type of all objects from now on, and keeps it for good.
+///
+/// # Safety
+/// - Its basic size is `SIZE`, it is not tracked by the collector and has no subclasses.
+/// - Its `tp_dealloc` is `dealloc`.
+pub(crate) unsafe fn adopt(kind: Bound<'_, PyType>) {
+    TYPE.store(kind.into_ptr().cast(), Ordering::Relaxed);
+}
 
 /// The one way from an object to its fields.
 ///
 /// # Safety
 /// - `object` is a `Fragment` that stays alive for `'a`.
 #[inline]
-unsafe fn body<'a>(object: *mut ffi::PyObject) -> &'a Body {
+pub(crate) unsafe fn body<'a>(object: *mut ffi::PyObject) -> &'a Body {
     // SAFETY: a `Fragment` has the layout `Object`, and its body was written at birth.
     unsafe { &(*object.cast::<Object>()).body }
 }
@@ -127,8 +115,8 @@ unsafe fn body<'a>(object: *mut ffi::PyObject) -> &'a Body {
 #[inline]
 pub(crate) unsafe fn blank() -> Option<Blank> {
     let kind = TYPE.load(Ordering::Relaxed);
-    // SAFETY: attached; the type's basic size is that of `Object`.
-    let object = unsafe { vessel::take(kind, size_of::<Object>()) };
+    // SAFETY: attached; the adopted type, and its basic size.
+    let object = unsafe { vessel::take(kind, SIZE) };
     NonNull::new(object.cast()).map(Blank)
 }
 
@@ -188,7 +176,12 @@ pub(crate) fn make(py: Python<'_>, raw: RawFrag, readonly: bool) -> PyResult<Bou
     unsafe { Bound::from_owned_ptr_or_err(py, object) }
 }
 
-unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+/// What the type calls for an object that nobody refers to any more.
+///
+/// # Safety
+/// - The interpreter is attached.
+/// - `object` is a `Fragment` whose last reference is gone; not used after.
+pub(crate) unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     // SAFETY: an object of that layout; only the address is taken.
     let body = unsafe { addr_of_mut!((*object.cast::<Object>()).body) };
     // SAFETY: the last reference is gone, so nobody is inside and nobody can come; the body was
@@ -196,325 +189,4 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     unsafe { body.drop_in_place() };
     // SAFETY: attached; from `vessel::take`, not used after.
     unsafe { vessel::put(object) };
-}
-
-unsafe extern "C" fn get_buffer(
-    object: *mut ffi::PyObject,
-    view: *mut ffi::Py_buffer,
-    flags: c_int,
-) -> c_int {
-    // SAFETY: the interpreter calls its slots attached, with an object of the slot's type.
-    let this = unsafe { This::assume(object) };
-    let refused = |error: PyErr| {
-        set(error);
-        // SAFETY: the caller's view, to be marked as empty on failure.
-        unsafe { (*view).obj = null_mut() };
-        -1
-    };
-    let inside = match fragment::enter(this) {
-        Ok(inside) => inside,
-        Err(error) => return refused(error),
-    };
-    let (memory, len) = (inside.as_ptr(), inside.len().cast_signed());
-    let readonly = c_int::from(this.body.readonly);
-    // SAFETY: the bytes live as long as `inside` is counted; the view takes a reference to the
-    // object. Refuses a writable view of a read-only fragment by itself, with nothing taken.
-    let done = unsafe { ffi::PyBuffer_FillInfo(view, object, memory.cast(), len, readonly, flags) };
-    if done == 0 {
-        inside.stay();
-    }
-    done
-}
-
-unsafe extern "C" fn release_buffer(object: *mut ffi::PyObject, _view: *mut ffi::Py_buffer) {
-    // SAFETY: the object is alive: the view that goes now holds a reference.
-    let body = unsafe { body(object) };
-    // SAFETY: the interpreter releases each view once, and `get_buffer` stayed once for it.
-    unsafe { body.gate.leave() };
-}
-
-/// What a slot hands back to the interpreter.
-fn hand_back(result: PyResult<Bound<'_, PyAny>>) -> *mut ffi::PyObject {
-    match result {
-        Ok(object) => object.into_ptr(),
-        Err(error) => {
-            set(error);
-            null_mut()
-        }
-    }
-}
-
-/// The same for slots that return a number and -1 for an error.
-fn hand_back_number(result: PyResult<isize>) -> isize {
-    result.unwrap_or_else(|error| {
-        set(error);
-        -1
-    })
-}
-
-/// Wraps a safe function `fn(This) -> PyResult<Bound<PyAny>>` for C, with the unused arguments
-/// that the slot or method kind passes besides.
-macro_rules! plain {
-    ($safe:path) => {
-        plain!($safe, _unused: *mut ffi::PyObject)
-    };
-    ($safe:path, $($unused:ident: $type:ty),*) => {{
-        unsafe extern "C" fn raw(object: *mut ffi::PyObject, $($unused: $type),*) -> *mut ffi::PyObject {
-            // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
-            let this = unsafe { This::assume(object) };
-            hand_back($safe(this))
-        }
-        raw
-    }};
-}
-
-/// Wraps a safe function `fn(This, &Bound<PyAny>) -> PyResult<Bound<PyAny>>` for C.
-macro_rules! with_one {
-    ($safe:path) => {{
-        unsafe extern "C" fn raw(
-            object: *mut ffi::PyObject,
-            other: *mut ffi::PyObject,
-        ) -> *mut ffi::PyObject {
-            // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
-            let this = unsafe { This::assume(object) };
-            // SAFETY: an argument that the caller keeps alive during the call.
-            let other = unsafe { Borrowed::from_ptr(this.py(), other) };
-            hand_back($safe(this, &other))
-        }
-        raw
-    }};
-}
-
-/// Wraps a safe function that takes positional and named arguments.
-macro_rules! with_named {
-    ($safe:path) => {{
-        unsafe extern "C" fn raw(
-            object: *mut ffi::PyObject,
-            args: *mut ffi::PyObject,
-            named: *mut ffi::PyObject,
-        ) -> *mut ffi::PyObject {
-            // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
-            let this = unsafe { This::assume(object) };
-            // SAFETY: a tuple that the caller keeps alive during the call.
-            let args = unsafe { Borrowed::from_ptr(this.py(), args) };
-            // SAFETY: a dict that the caller keeps alive during the call, or null.
-            let named = unsafe { Borrowed::from_ptr_or_opt(this.py(), named) };
-            hand_back($safe(this, &args, named.as_deref()))
-        }
-        raw
-    }};
-}
-
-unsafe extern "C" fn length(object: *mut ffi::PyObject) -> ffi::Py_ssize_t {
-    // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
-    let this = unsafe { This::assume(object) };
-    hand_back_number(fragment::len(this))
-}
-
-unsafe extern "C" fn iter(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter calls attached, with a sequence that it keeps alive.
-    unsafe { ffi::PySeqIter_New(object) }
-}
-
-unsafe extern "C" fn hash(object: *mut ffi::PyObject) -> ffi::Py_hash_t {
-    // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
-    let this = unsafe { This::assume(object) };
-    hand_back_number(fragment::hash(this))
-}
-
-unsafe extern "C" fn item(
-    object: *mut ffi::PyObject,
-    index: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
-    let this = unsafe { This::assume(object) };
-    hand_back(fragment::item(this, index))
-}
-
-unsafe extern "C" fn assign(
-    object: *mut ffi::PyObject,
-    key: *mut ffi::PyObject,
-    value: *mut ffi::PyObject,
-) -> c_int {
-    // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
-    let this = unsafe { This::assume(object) };
-    // SAFETY: an argument that the caller keeps alive during the call.
-    let key = unsafe { Borrowed::from_ptr(this.py(), key) };
-    // SAFETY: an argument that the caller keeps alive during the call; null means deletion.
-    let value = unsafe { Borrowed::from_ptr_or_opt(this.py(), value) };
-    match fragment::assign(this, &key, value.as_deref()) {
-        Ok(()) => 0,
-        Err(error) => {
-            set(error);
-            -1
-        }
-    }
-}
-
-unsafe extern "C" fn compare(
-    object: *mut ffi::PyObject,
-    other: *mut ffi::PyObject,
-    op: c_int,
-) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
-    let this = unsafe { This::assume(object) };
-    // SAFETY: an argument that the caller keeps alive during the call.
-    let other = unsafe { Borrowed::from_ptr(this.py(), other) };
-    let wanted = match op {
-        ffi::Py_EQ => true,
-        ffi::Py_NE => false,
-        _ => {
-            return hand_back(Ok(this.py().NotImplemented().into_bound(this.py())));
-        }
-    };
-    hand_back(fragment::equals(this, &other, wanted))
-}
-
-const fn method(
-    name: &'static CStr,
-    call: ffi::PyMethodDefPointer,
-    flags: c_int,
-    doc: &'static CStr,
-) -> ffi::PyMethodDef {
-    ffi::PyMethodDef {
-        ml_name: name.as_ptr(),
-        ml_meth: call,
-        ml_flags: flags,
-        ml_doc: doc.as_ptr(),
-    }
-}
-
-/// The table of methods, with the empty entry that ends it.
-fn methods() -> Vec<ffi::PyMethodDef> {
-    use crate::fragment as f;
-    use ffi::PyMethodDefPointer as P;
-    let none = |name, call, doc| method(name, P { PyCFunction: call }, ffi::METH_NOARGS, doc);
-    let one = |name, call, doc| method(name, P { PyCFunction: call }, ffi::METH_O, doc);
-    let named = |name, call, doc| {
-        method(
-            name,
-            P {
-                PyCFunctionWithKeywords: call,
-            },
-            ffi::METH_VARARGS | ffi::METH_KEYWORDS,
-            doc,
-        )
-    };
-    vec![
-        none(c"tobytes", plain!(f::tobytes), f::doc::TOBYTES),
-        named(c"hex", with_named!(f::hex), f::doc::HEX),
-        one(c"trim", with_one!(f::trim), f::doc::TRIM),
-        none(c"toreadonly", plain!(f::toreadonly), f::doc::TOREADONLY),
-        named(c"copy", with_named!(f::copy), f::doc::COPY),
-        none(c"release", plain!(f::release), f::doc::RELEASE),
-        none(c"__enter__", plain!(f::enter_with), f::doc::ENTER),
-        named(c"__exit__", with_named!(f::exit_with), f::doc::EXIT),
-        // From 3.12 on the interpreter adds it by itself.
-        #[cfg(not(Py_3_12))]
-        one(c"__buffer__", with_one!(f::buffer), f::doc::BUFFER),
-        ffi::PyMethodDef::zeroed(),
-    ]
-}
-
-fn getter(name: &'static CStr, get: ffi::getter, doc: &'static CStr) -> ffi::PyGetSetDef {
-    ffi::PyGetSetDef {
-        name: name.as_ptr(),
-        get: Some(get),
-        set: None,
-        doc: doc.as_ptr(),
-        closure: null_mut(),
-    }
-}
-
-/// The table of attributes, with the empty entry that ends it.
-fn attributes() -> Vec<ffi::PyGetSetDef> {
-    use crate::fragment as f;
-    vec![
-        getter(
-            c"nbytes",
-            plain!(f::nbytes, _closure: *mut c_void),
-            f::doc::NBYTES,
-        ),
-        getter(
-            c"capacity",
-            plain!(f::capacity, _closure: *mut c_void),
-            f::doc::CAPACITY,
-        ),
-        getter(
-            c"page",
-            plain!(f::page, _closure: *mut c_void),
-            f::doc::PAGE,
-        ),
-        getter(
-            c"offset",
-            plain!(f::offset, _closure: *mut c_void),
-            f::doc::OFFSET,
-        ),
-        getter(
-            c"readonly",
-            plain!(f::readonly, _closure: *mut c_void),
-            f::doc::READONLY,
-        ),
-        getter(
-            c"pinned_bytes",
-            plain!(f::pinned_bytes, _closure: *mut c_void),
-            f::doc::PINNED,
-        ),
-        ffi::PyGetSetDef::default(),
-    ]
-}
-
-fn slot(slot: c_int, pfunc: *const c_void) -> ffi::PyType_Slot {
-    ffi::PyType_Slot {
-        slot,
-        pfunc: pfunc.cast_mut(),
-    }
-}
-
-/// Makes the type and adds it to the module.
-pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let py = module.py();
-    // Once per process, and the type refers to them for good.
-    let methods = Vec::leak(methods());
-    let attributes = Vec::leak(attributes());
-    let repr: unsafe extern "C" fn(*mut ffi::PyObject) -> *mut ffi::PyObject =
-        plain!(fragment::repr,);
-    let subscript: ffi::binaryfunc = with_one!(fragment::subscript);
-    let mut slots = [
-        slot(ffi::Py_tp_doc, fragment::doc::CLASS.as_ptr().cast()),
-        slot(ffi::Py_tp_dealloc, dealloc as *const c_void),
-        slot(ffi::Py_tp_repr, repr as *const c_void),
-        slot(ffi::Py_tp_iter, iter as *const c_void),
-        slot(ffi::Py_tp_hash, hash as *const c_void),
-        slot(ffi::Py_tp_richcompare, compare as *const c_void),
-        slot(ffi::Py_tp_methods, methods.as_ptr().cast()),
-        slot(ffi::Py_tp_getset, attributes.as_ptr().cast()),
-        slot(ffi::Py_mp_length, length as *const c_void),
-        slot(ffi::Py_mp_subscript, subscript as *const c_void),
-        slot(ffi::Py_mp_ass_subscript, assign as *const c_void),
-        slot(ffi::Py_sq_length, length as *const c_void),
-        slot(ffi::Py_sq_item, item as *const c_void),
-        slot(ffi::Py_bf_getbuffer, get_buffer as *const c_void),
-        slot(ffi::Py_bf_releasebuffer, release_buffer as *const c_void),
-        slot(0, null_mut()),
-    ];
-    let flags = ffi::Py_TPFLAGS_DEFAULT
-        | ffi::Py_TPFLAGS_IMMUTABLETYPE
-        | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION;
-    let name: *const c_char = c"pagefrag.Fragment".as_ptr();
-    let mut spec = ffi::PyType_Spec {
-        name,
-        basicsize: c_int::try_from(size_of::<Object>())?,
-        itemsize: 0,
-        flags: flags.try_into()?,
-        slots: slots.as_mut_ptr(),
-    };
-    // SAFETY: the slots and the tables they name are complete, each function has the signature of
-    // its slot, and the basic size covers `Object`.
-    let kind = unsafe { ffi::PyType_FromSpec(&raw mut spec) };
-    // SAFETY: a new reference, or null with the error set.
-    let kind = unsafe { Bound::from_owned_ptr_or_err(py, kind) }?.cast_into::<PyType>()?;
-    module.add("Fragment", &kind)?;
-    TYPE.store(kind.into_ptr().cast(), Ordering::Relaxed);
-    Ok(())
 }
