@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import gc
 import hashlib
+import importlib.util
 import itertools
 import operator
 import struct
@@ -34,6 +35,16 @@ def filled(cache: PageFragCache, content: bytes) -> Fragment:
     frag = cache.alloc(max(len(content), 1)).trim(len(content))
     frag[:] = content
     return frag
+
+
+def test_a_second_import_has_the_same_type(cache: PageFragCache) -> None:
+    spec = importlib.util.find_spec("pagefrag._pagefrag")
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    assert again.Fragment is Fragment
+    assert type(cache.alloc(1)) is Fragment
 
 
 def test_it_cannot_be_made_by_hand_nor_subclassed() -> None:

@@ -9,6 +9,7 @@ use std::ptr::null_mut;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use crate::error::set;
@@ -288,10 +289,20 @@ fn slot(slot: c_int, pfunc: *const c_void) -> ffi::PyType_Slot {
     }
 }
 
-/// Makes the type and adds it to the module.
+/// Adds the type to the module. A second import makes a second module, and gets the same type: the
+/// objects do not know through which of them they are used.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = module.py();
-    // Once per process, and the type refers to them for good.
+    let kind = TYPE.get_or_try_init(py, || create(py))?;
+    // SAFETY: the lock holds one type for good; basic size and flags are in its spec, and the flags
+    // neither ask for the collector nor allow subclasses; `dealloc` is in the slots.
+    unsafe { object::adopt(kind) };
+    module.add("Fragment", kind)
+}
+
+fn create(py: Python<'_>) -> PyResult<Py<PyType>> {
+    // The type refers to them for good.
     let methods = Vec::leak(methods());
     let attributes = Vec::leak(attributes());
     let repr: unsafe extern "C" fn(*mut ffi::PyObject) -> *mut ffi::PyObject =
@@ -330,10 +341,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // its slot, and the basic size is that of the object.
     let kind = unsafe { ffi::PyType_FromSpec(&raw mut spec) };
     // SAFETY: a new reference, or null with the error set.
-    let kind = unsafe { Bound::from_owned_ptr_or_err(py, kind) }?.cast_into::<PyType>()?;
-    module.add("Fragment", &kind)?;
-    // SAFETY: basic size and flags are in the spec, and the flags neither ask for the collector
-    // nor allow subclasses; `dealloc` is in the slots.
-    unsafe { object::adopt(kind) };
-    Ok(())
+    let kind = unsafe { Bound::from_owned_ptr_or_err(py, kind) }?;
+    Ok(kind.cast_into::<PyType>()?.unbind())
 }

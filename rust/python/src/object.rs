@@ -83,17 +83,18 @@ impl<'a, 'py> This<'a, 'py> {
     }
 }
 
-/// The type, from `adopt` on. Relaxed everywhere: the module import orders it, and a reference
-/// that is never given back keeps it.
+/// The type, from `adopt` on. Relaxed everywhere: the module import orders it, and whoever made it
+/// keeps it for good.
 static TYPE: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(null_mut());
 
-/// Makes `kind` the type of all objects from now on, and keeps it for good.
+/// Makes `kind` the type of all objects.
 ///
 /// # Safety
+/// - It is the same one every time.
 /// - Its basic size is `SIZE`, it is not tracked by the collector and has no subclasses.
 /// - Its `tp_dealloc` is `dealloc`.
-pub(crate) unsafe fn adopt(kind: Bound<'_, PyType>) {
-    TYPE.store(kind.into_ptr().cast(), Ordering::Relaxed);
+pub(crate) unsafe fn adopt(kind: &'static Py<PyType>) {
+    TYPE.store(kind.as_ptr().cast(), Ordering::Relaxed);
 }
 
 /// The one way from an object to its fields.
