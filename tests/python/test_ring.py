@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -501,3 +502,63 @@ def test_the_default_cache_is_the_rings_own(sock: socket.socket) -> None:
         assert ring.cache is not other.cache
         assert ring.cache.pool is pagefrag.default_pool()
         assert repr(ring) == f"<RxRing fd={sock.fileno()} slots=64 rx_packets=0>"
+
+
+def child(act: Callable[[], object]) -> int:
+    """Fork, run *act* in the child, and return its status; -SIGALRM when it hangs."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(5)
+        try:
+            act()
+        except BaseException:  # noqa: BLE001, RUF100 - the child must not return
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_receives_though_a_thread_of_the_parent_waits(sock: socket.socket) -> None:
+    ring = RxRing(sock)
+    thread, _ = started(lambda: ring.recv(timeout=None))
+    until(lambda: ring.stats().waits > 0)
+    assert child(lambda: ring.recv(timeout=0)) == 0
+    ring.close()
+    thread.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("act", ["close", "stats", "drain", "__repr__", "recv"])
+def test_a_child_never_hangs_though_a_thread_of_the_parent_receives(
+    sock: socket.socket, sender: socket.socket, act: str
+) -> None:
+    ring = RxRing(sock, slots=1024)
+    stop = threading.Event()
+
+    def receive() -> None:
+        while not stop.is_set():
+            ring.recv(1024, timeout=0.01)
+
+    def send() -> None:
+        sender.setsockopt(socket.IPPROTO_UDP, 103, 100)  # UDP_SEGMENT
+        while not stop.is_set():
+            sender.send(bytes(6000))
+
+    def look() -> None:
+        if act != "recv":
+            getattr(ring, act)()
+            return
+        with contextlib.suppress(ValueError):  # closed
+            ring.recv(timeout=0)
+
+    threads = [threading.Thread(target=receive), threading.Thread(target=send)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert [child(look) for _ in range(15)] == [0] * 15
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        ring.close()

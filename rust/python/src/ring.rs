@@ -4,12 +4,17 @@
 //! and the system uses again is never read from; and it looks at the user's socket before each
 //! call, so that a closed socket is an error and not silence. The duplicate goes with `close`, and
 //! when the socket is found closed, so that the port is free again.
+//!
+//! A fork copies what other threads hold and not the threads. So the one lock is held only while
+//! attached to the interpreter, which whoever forks is too: a call that receives takes the core
+//! out, makes its system call detached, and puts the core back. What a thread of another process
+//! has out, or was doing, is over.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use std::{io, process, thread};
 
 use pagefrag::net::{self, QueueStats, Readiness, RxBatch, RxOptions};
 use pagefrag::{Granule, LocalCache};
@@ -26,16 +31,74 @@ use crate::{stats, thread_end};
 /// How long a wait goes on before it looks for signals, `close` and closed sockets.
 const SLICE: Duration = Duration::from_millis(20);
 
+/// How long `close` leaves the interpreter to a call that has the core out.
+const MOMENT: Duration = Duration::from_micros(50);
+
 /// `EBADF`, which Linux and the BSDs agree on.
 pub(crate) const BAD_DESCRIPTOR: i32 = 9;
 
-/// The core's side of a ring, and what is left of it when it is closed.
+/// The core's side of a ring.
 struct Core {
-    ring: Option<net::RxRing<Arc<OwnedFd>>>,
+    ring: net::RxRing<Arc<OwnedFd>>,
     /// Storage that each `recv` uses again.
     batch: RxBatch,
-    /// The counters of a closed ring.
+}
+
+impl Core {
+    /// What is there, without waiting. Runs detached.
+    fn receive(&mut self, cache: &LocalCache, max: usize) -> io::Result<Batch> {
+        cache.with(|cache| self.ring.recv_into(cache, max, &mut self.batch))?;
+        Ok(Batch::of(&mut self.batch))
+    }
+}
+
+/// Where the core is.
+enum Place {
+    Here(Box<Core>),
+    /// In a call of this process, for a system call that does not wait.
+    Out(u32),
+    /// The same, and closed meanwhile.
+    Closing(u32),
+    Closed,
+}
+
+/// What changes in a ring.
+struct State {
+    place: Place,
+    /// `drain` came while the core was out: for who puts it back.
+    drain: bool,
+    /// The counters when the core was last here.
     last: QueueStats,
+    /// The options, for when the core is not here.
+    slots: usize,
+    gro: bool,
+}
+
+impl State {
+    /// The core, if it is here.
+    fn core(&mut self) -> Option<&mut Core> {
+        match &mut self.place {
+            Place::Here(core) => Some(core),
+            Place::Out(_) | Place::Closing(_) | Place::Closed => None,
+        }
+    }
+
+    /// Closed, or lost to a thread that a fork left behind.
+    fn is_closed(&self) -> bool {
+        match self.place {
+            Place::Here(_) => false,
+            Place::Out(process) => process != process::id(),
+            Place::Closing(_) | Place::Closed => true,
+        }
+    }
+
+    /// The counters; of a core that is out, as they were when it went.
+    fn stats(&mut self) -> QueueStats {
+        if let Some(core) = self.core() {
+            self.last = core.ring.stats();
+        }
+        self.last
+    }
 }
 
 /// Receives datagrams of a UDP socket into fragments.
@@ -48,6 +111,9 @@ struct Core {
 ///
 /// A pool at its limit is no error: what cannot be kept is read, thrown away and counted in
 /// `stats().rx_alloc_fail`.
+///
+/// In a forked child the ring goes on over the same socket, unless another thread was receiving
+/// with it in the very moment of the fork: then it is closed there.
 ///
 /// >>> import socket
 /// >>> sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -65,29 +131,67 @@ pub(crate) struct RxRing {
     cache: Py<PageFragCache>,
     /// Whether the cache is the ring's alone.
     own_cache: bool,
-    /// Locked while a system call that does not wait is made; no Python code runs under it.
-    core: Mutex<Core>,
-    /// A thread is in `recv`.
-    busy: AtomicBool,
+    /// Locked only while attached; no Python code runs under it.
+    state: Mutex<State>,
+    /// The process of the thread that is in `recv`; 0: none is.
+    busy: AtomicU32,
 }
 
 /// The right to receive or send; ends when dropped.
-pub(crate) struct Turn<'a>(&'a AtomicBool);
+pub(crate) struct Turn<'a> {
+    busy: &'a AtomicU32,
+    process: u32,
+}
 
 impl<'a> Turn<'a> {
-    /// `None` while somebody else has it.
-    pub(crate) fn take(busy: &'a AtomicBool) -> Option<Self> {
-        // Acquire: partner of the Release in `Turn::drop`.
-        busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
-            .ok()
-            .map(|_| Self(busy))
+    /// `None` while another thread of this process has it. `busy` is the process whose turn it
+    /// is: if another one, a fork left its thread behind.
+    pub(crate) fn take(busy: &'a AtomicU32) -> Option<Self> {
+        let process = process::id();
+        let mut now = busy.load(Ordering::Relaxed);
+        while now != process {
+            // Acquire: partner of the Release in `Turn::drop`.
+            match busy.compare_exchange(now, process, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(Self { busy, process }),
+                Err(found) => now = found,
+            }
+        }
+        None
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        // Release: partner of the Acquire in `take`.
-        self.0.store(false, Ordering::Release);
+        // Release: partner of the Acquire in `take`. A fork by a signal handler of ours
+        // may have given the turn to another thread of the child: then it is not ours to end.
+        let _ = self
+            .busy
+            .compare_exchange(self.process, 0, Ordering::Release, Ordering::Relaxed);
+    }
+}
+
+/// A core that is out; goes back when dropped, which is done attached.
+struct Taken<'a> {
+    home: &'a RxRing,
+    core: Option<Box<Core>>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let Some(mut core) = self.core.take() else {
+            return;
+        };
+        let mut state = self.home.state();
+        if std::mem::take(&mut state.drain) {
+            core.ring.drain();
+        }
+        if matches!(state.place, Place::Out(_)) {
+            state.place = Place::Here(core);
+        } else {
+            state.last = core.ring.stats();
+            drop(core);
+            state.place = Place::Closed;
+        }
     }
 }
 
@@ -104,6 +208,10 @@ pub(crate) fn from_io(error: io::Error) -> PyErr {
         }
         None => error.into(),
     }
+}
+
+fn in_use() -> PyErr {
+    out_of_context("another call is receiving on this ring")
 }
 
 pub(crate) fn closed() -> PyErr {
@@ -158,57 +266,78 @@ impl Deadline {
 }
 
 impl RxRing {
-    fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn turn(&self) -> PyResult<Turn<'_>> {
-        Turn::take(&self.busy)
-            .ok_or_else(|| out_of_context("another call is receiving on this ring"))
+        Turn::take(&self.busy).ok_or_else(in_use)
+    }
+
+    /// Takes the core out of an open ring.
+    fn take_out(&self) -> PyResult<Taken<'_>> {
+        let mut state = self.state();
+        if state.is_closed() {
+            return Err(closed());
+        }
+        let before = state.last;
+        if let Some(core) = state.core() {
+            // Without asking the kernel, which may have said more when it was asked.
+            let mut now = core.ring.counted();
+            now.rx_hw_drops = now.rx_hw_drops.max(before.rx_hw_drops);
+            now.rx_hw_drop_overruns = now.rx_hw_drop_overruns.max(before.rx_hw_drop_overruns);
+            state.last = now;
+        }
+        match std::mem::replace(&mut state.place, Place::Out(process::id())) {
+            Place::Here(core) => Ok(Taken {
+                home: self,
+                core: Some(core),
+            }),
+            Place::Out(_) | Place::Closing(_) | Place::Closed => Err(in_use()),
+        }
     }
 
     fn check_open(&self, py: Python<'_>) -> PyResult<()> {
         if fileno(self.sock.bind(py))? != self.fileno {
             // Our duplicate would keep the port.
-            self.close();
+            self.close(py);
             return Err(PyOSError::new_err((
                 BAD_DESCRIPTOR,
                 "the ring's socket is closed",
             )));
         }
-        if self.core().ring.is_none() {
-            return Err(closed());
-        }
         Ok(())
     }
 
-    /// What is there, without waiting; `None` from a closed ring. Runs detached.
-    fn receive(&self, cache: &LocalCache, max: usize) -> io::Result<Option<Batch>> {
-        let mut core = self.core();
-        let Core {
-            ring: Some(ring),
-            batch,
-            ..
-        } = &mut *core
-        else {
-            return Ok(None);
-        };
-        cache.with(|cache| ring.recv_into(cache, max, batch))?;
-        Ok(Some(Batch::of(batch)))
+    /// Closes as far as can be; true while a call of this process still has the core out, which
+    /// is for a moment only.
+    fn end(&self) -> bool {
+        let mut state = self.state();
+        state.stats();
+        match std::mem::replace(&mut state.place, Place::Closed) {
+            Place::Out(whose) | Place::Closing(whose) if whose == process::id() => {
+                state.place = Place::Closing(whose);
+                true
+            }
+            // Gives back the core that was here.
+            _ => false,
+        }
     }
 
-    /// Waits until something is there, with nothing locked. Runs detached.
-    fn wait(&self, slice: Duration) -> io::Result<Readiness> {
-        let fd = {
-            let mut core = self.core();
-            let Some(ring) = core.ring.as_mut() else {
-                return Ok(Readiness::Interrupted);
-            };
-            ring.note_wait();
-            // Ours for the length of the wait, also if the ring is closed meanwhile.
-            Arc::clone(ring.socket())
-        };
-        net::wait_readable(fd.as_fd(), Some(slice))
+    /// What is there, without waiting.
+    fn receive(&self, py: Python<'_>, cache: &LocalCache, max: usize) -> PyResult<Batch> {
+        let mut taken = self.take_out()?;
+        let core = taken.core.as_mut().ok_or_else(closed)?;
+        py.detach(|| core.receive(cache, max)).map_err(from_io)
+    }
+
+    /// Notes that the ring is waited for, and gives the descriptor: ours for the length of the
+    /// wait, also if the ring is closed meanwhile.
+    fn begin_wait(&self) -> PyResult<Arc<OwnedFd>> {
+        let mut state = self.state();
+        let core = state.core().ok_or_else(closed)?;
+        core.ring.note_wait();
+        Ok(Arc::clone(core.ring.socket()))
     }
 }
 
@@ -247,19 +376,23 @@ impl RxRing {
         let fd = fd.try_clone_to_owned().map_err(from_io)?;
         let ring =
             net::RxRing::new(Arc::new(fd), cache.get().core.pool(), options).map_err(from_io)?;
-        let core = Core {
-            ring: Some(ring),
-            batch: RxBatch::default(),
+        let state = State {
+            drain: false,
             last: QueueStats::default(),
+            slots: ring.options().slots,
+            gro: ring.gro(),
+            place: Place::Here(Box::new(Core {
+                ring,
+                batch: RxBatch::default(),
+            })),
         };
-        let (sock, core) = (sock.unbind(), Mutex::new(core));
         Ok(Self {
-            sock,
+            sock: sock.unbind(),
             fileno,
             cache,
             own_cache,
-            core,
-            busy: AtomicBool::new(false),
+            state: Mutex::new(state),
+            busy: AtomicU32::new(0),
         })
     }
 
@@ -281,10 +414,7 @@ impl RxRing {
         let mut last = false;
         loop {
             self.check_open(py)?;
-            let batch = py
-                .detach(|| self.receive(&cache, max))
-                .map_err(from_io)?
-                .ok_or_else(closed)?;
+            let batch = self.receive(py, &cache, max)?;
             if last || !batch.is_silent() {
                 return Ok(batch);
             }
@@ -292,7 +422,9 @@ impl RxRing {
                 return Ok(batch);
             };
             drop(batch);
-            last = py.detach(|| self.wait(slice)).map_err(from_io)? == Readiness::ShutDown;
+            let fd = self.begin_wait()?;
+            let answer = py.detach(|| net::wait_readable(fd.as_fd(), Some(slice)));
+            last = answer.map_err(from_io)? == Readiness::ShutDown;
             py.check_signals()?;
         }
     }
@@ -302,9 +434,12 @@ impl RxRing {
     ///
     /// >>> empty_ring.drain()
     fn drain(&self) {
-        if let Some(ring) = self.core().ring.as_mut() {
-            ring.drain();
+        let mut state = self.state();
+        match state.core() {
+            Some(core) => core.ring.drain(),
+            None => state.drain = true,
         }
+        drop(state);
         if self.own_cache {
             self.cache.get().core.drain();
         }
@@ -315,10 +450,7 @@ impl RxRing {
     /// >>> empty_ring.stats().rx_packets
     /// 0
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let stats = {
-            let core = self.core();
-            core.ring.as_ref().map_or(core.last, net::RxRing::stats)
-        };
+        let stats = self.state().stats();
         stats::queue(py, &stats)
     }
 
@@ -327,10 +459,10 @@ impl RxRing {
     /// >>> empty_ring.fileno() > 0
     /// True
     fn fileno(&self) -> i32 {
-        if self.core().ring.is_some() {
-            self.fileno
-        } else {
+        if self.state().is_closed() {
             -1
+        } else {
+            self.fileno
         }
     }
 
@@ -341,14 +473,10 @@ impl RxRing {
     /// >>> empty_ring.close()
     /// >>> empty_ring
     /// <RxRing closed>
-    fn close(&self) {
-        let ring = {
-            let mut core = self.core();
-            core.last = core.ring.as_ref().map_or(core.last, net::RxRing::stats);
-            core.ring.take()
-        };
-        let Some(ring) = ring else { return };
-        drop(ring);
+    fn close(&self, py: Python<'_>) {
+        while self.end() {
+            py.detach(|| thread::sleep(MOMENT));
+        }
         if self.own_cache {
             self.cache.get().core.drain();
         }
@@ -369,7 +497,8 @@ impl RxRing {
     /// False
     #[getter]
     fn gro(&self) -> bool {
-        self.core().ring.as_ref().is_some_and(net::RxRing::gro)
+        let state = self.state();
+        state.gro && !state.is_closed()
     }
 
     /// The socket may refer to the ring: let the collector see it.
@@ -379,28 +508,26 @@ impl RxRing {
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
-        if slf.get().core().ring.is_none() {
+        if slf.get().state().is_closed() {
             return Err(closed());
         }
         Ok(slf)
     }
 
     #[pyo3(signature = (*_args))]
-    fn __exit__(&self, _args: &Bound<'_, PyAny>) {
-        self.close();
+    fn __exit__(&self, py: Python<'_>, _args: &Bound<'_, PyAny>) {
+        self.close(py);
     }
 
     fn __repr__(&self) -> String {
-        let core = self.core();
-        match core.ring.as_ref() {
-            Some(ring) => {
-                let (packets, slots) = (ring.stats().rx_packets, ring.options().slots);
-                format!(
-                    "<RxRing fd={} slots={slots} rx_packets={packets}>",
-                    self.fileno
-                )
-            }
-            None => "<RxRing closed>".to_owned(),
+        let mut state = self.state();
+        if state.is_closed() {
+            return "<RxRing closed>".to_owned();
         }
+        let (packets, slots) = (state.stats().rx_packets, state.slots);
+        format!(
+            "<RxRing fd={} slots={slots} rx_packets={packets}>",
+            self.fileno
+        )
     }
 }

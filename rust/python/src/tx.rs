@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
@@ -134,7 +134,7 @@ pub(crate) struct TxRing {
     /// Locked while system calls that do not wait are made; no Python code runs under it.
     core: Mutex<Core>,
     /// A thread is in `send` or `flush`.
-    busy: AtomicBool,
+    busy: AtomicU32,
 }
 
 /// Holds one buffer, or each of several.
@@ -285,7 +285,7 @@ impl TxRing {
                 last: TxStats::default(),
                 process: std::process::id(),
             }),
-            busy: AtomicBool::new(false),
+            busy: AtomicU32::new(0),
         })
     }
 

@@ -450,7 +450,17 @@ impl<S: AsFd> RxRing<S> {
     /// last wait or drain.
     pub fn stats(&self) -> QueueStats {
         let now = socket::drops(self.socket.as_fd());
-        let drops = now.map_or(self.drops, |now| self.drops.seen(now)).total();
+        self.stats_with(now.map_or(self.drops, |now| self.drops.seen(now)))
+    }
+
+    /// What was counted, without a system call: drops of the kernel up to the
+    /// last packet, wait or drain.
+    pub fn counted(&self) -> QueueStats {
+        self.stats_with(self.drops)
+    }
+
+    fn stats_with(&self, drops: DropCount) -> QueueStats {
+        let drops = drops.total();
         QueueStats {
             rx_hw_drops: drops,
             rx_hw_drop_overruns: drops,
