@@ -562,3 +562,22 @@ def test_a_child_never_hangs_though_a_thread_of_the_parent_receives(
         for thread in threads:
             thread.join()
         ring.close()
+
+
+def test_a_wait_sleeps_though_the_error_queue_is_full(
+    sock: socket.socket, sender: socket.socket
+) -> None:
+    sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
+        gone.bind(("127.0.0.1", 0))
+        dead = gone.getsockname()
+    sock.sendto(b"x", dead)
+    with RxRing(sock) as ring:
+        with pytest.raises(ConnectionRefusedError):
+            ring.recv(timeout=LONG)
+        start, busy = time.monotonic(), time.thread_time()
+        assert not ring.recv(timeout=0.5)
+        assert time.monotonic() - start >= 0.5
+        assert time.thread_time() - busy < 0.1
+        sender.send(b"after all")
+        assert ring.recv(timeout=LONG)[0] == b"after all"

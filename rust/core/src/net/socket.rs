@@ -10,7 +10,7 @@ mod send;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libc::{c_int, c_short, c_uint, c_void, socklen_t};
 
@@ -38,11 +38,18 @@ const CONTROL_BYTES: usize = 192;
 const MEMINFO_DROPS: usize = 8;
 const MEMINFO_VALUES: usize = 9;
 
+/// How long a wait looks away from a socket whose error queue is not empty.
+const NAP: Duration = Duration::from_millis(1);
+
 /// Waits until `fd` is readable, at most for `timeout` (`None`: as long as it
 /// takes). Receives nothing.
 ///
+/// What lies in the error queue of a socket (`IP_RECVERR`) is for whoever asked
+/// for it, and ends no wait.
+///
 /// # Errors
-/// The operating system's, `EBADF` for a descriptor that is closed.
+/// The operating system's, `EBADF` for a descriptor that is closed; the
+/// socket's own, which is told once: `ECONNREFUSED` when the peer is gone.
 ///
 /// # Examples
 /// ```
@@ -55,14 +62,37 @@ const MEMINFO_VALUES: usize = 9;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<Readiness> {
-    wait_for(fd, libc::POLLIN | libc::POLLRDHUP, timeout)
+    // Longer than a clock can tell is as long as it takes.
+    let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let left = || end.map(|end| end.saturating_duration_since(Instant::now()));
+    let mut limit = timeout;
+    loop {
+        let found = poll(Some(fd), libc::POLLIN | libc::POLLRDHUP, limit)?;
+        if found != Some(libc::POLLERR) {
+            return readiness(found);
+        }
+        // Asking takes the error away. If there is none it is the error queue:
+        // poll cannot be told to overlook that, and would return at once.
+        match option(fd, libc::SOL_SOCKET, libc::SO_ERROR)? {
+            0 => {}
+            code => return Err(os_error(code)),
+        }
+        let nap = left().map_or(NAP, |left| left.min(NAP));
+        if poll(None, 0, Some(nap))?.is_none() {
+            return Ok(Readiness::Interrupted);
+        }
+        limit = left();
+        if limit == Some(Duration::ZERO) {
+            return Ok(Readiness::TimedOut);
+        }
+    }
 }
 
 /// Waits until there is room to send through `fd`, at most for `timeout`
 /// (`None`: as long as it takes). Sends nothing.
 ///
 /// # Errors
-/// As [`wait_readable`].
+/// The operating system's, `EBADF` for a descriptor that is closed.
 ///
 /// # Examples
 /// ```
@@ -74,36 +104,44 @@ pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Resul
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<Readiness> {
-    wait_for(fd, libc::POLLOUT, timeout)
+    readiness(poll(Some(fd), libc::POLLOUT, timeout)?)
 }
 
-fn wait_for(
-    fd: BorrowedFd<'_>,
+/// What is up with `fd`, once one of `events` is or the time is over (0); without
+/// a descriptor, nothing but the time. `None`: a signal came first.
+fn poll(
+    fd: Option<BorrowedFd<'_>>,
     events: c_short,
-    timeout: Option<Duration>,
-) -> io::Result<Readiness> {
+    limit: Option<Duration>,
+) -> io::Result<Option<c_short>> {
     let mut polled = libc::pollfd {
-        fd: fd.as_raw_fd(),
+        // The kernel passes over negative numbers.
+        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
         events,
         revents: 0,
     };
-    let limit = timeout.map(timespec);
+    let limit = limit.map(timespec);
     let limit_ptr = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: the first two arguments are one live `pollfd`, `limit_ptr` is null
     // or points to `limit`, which lives to the end of this function, and a null
     // signal mask is allowed.
     let ready = unsafe { libc::ppoll(&raw mut polled, 1, limit_ptr, std::ptr::null()) };
-    if ready < 0 {
-        return match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::Interrupted => Ok(Readiness::Interrupted),
-            error => Err(error),
-        };
+    if ready >= 0 {
+        return Ok(Some(polled.revents));
     }
-    match polled.revents {
-        0 => Ok(Readiness::TimedOut),
-        events if events & libc::POLLNVAL != 0 => Err(os_error(libc::EBADF)),
-        events if events & (libc::POLLRDHUP | libc::POLLHUP) != 0 => Ok(Readiness::ShutDown),
-        _ => Ok(Readiness::Ready),
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+        error => Err(error),
+    }
+}
+
+fn readiness(found: Option<c_short>) -> io::Result<Readiness> {
+    match found {
+        None => Ok(Readiness::Interrupted),
+        Some(0) => Ok(Readiness::TimedOut),
+        Some(events) if events & libc::POLLNVAL != 0 => Err(os_error(libc::EBADF)),
+        Some(events) if events & (libc::POLLRDHUP | libc::POLLHUP) != 0 => Ok(Readiness::ShutDown),
+        Some(_) => Ok(Readiness::Ready),
     }
 }
 
@@ -111,7 +149,7 @@ fn wait_for(
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Readiness {
-    /// There is a packet, or an error that receiving will tell.
+    /// There is a packet or room for one, or an error that the call will tell.
     Ready,
     /// The time is up.
     TimedOut,
