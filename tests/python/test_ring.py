@@ -581,3 +581,12 @@ def test_a_wait_sleeps_though_the_error_queue_is_full(
         assert time.thread_time() - busy < 0.1
         sender.send(b"after all")
         assert ring.recv(timeout=LONG)[0] == b"after all"
+
+
+def test_a_wait_counts_once_however_long(sock: socket.socket) -> None:
+    with RxRing(sock) as ring:
+        ring.recv(timeout=0)
+        assert ring.stats().waits == 0
+        for waits in (1, 2):
+            ring.recv(timeout=0.1)
+            assert ring.stats().waits == waits

@@ -331,12 +331,14 @@ impl RxRing {
         py.detach(|| core.receive(cache, max)).map_err(from_io)
     }
 
-    /// Notes that the ring is waited for, and gives the descriptor: ours for the length of the
-    /// wait, also if the ring is closed meanwhile.
-    fn begin_wait(&self) -> PyResult<Arc<OwnedFd>> {
+    /// Notes the `first` slice of a wait, and gives the descriptor: ours for the length of the
+    /// slice, also if the ring is closed meanwhile.
+    fn begin_wait(&self, first: bool) -> PyResult<Arc<OwnedFd>> {
         let mut state = self.state();
         let core = state.core().ok_or_else(closed)?;
-        core.ring.note_wait();
+        if first {
+            core.ring.note_wait();
+        }
         Ok(Arc::clone(core.ring.socket()))
     }
 }
@@ -411,7 +413,7 @@ impl RxRing {
         thread_end::watch(py)?;
         let _turn = self.turn()?;
         let cache = self.cache.get().core.clone();
-        let mut last = false;
+        let (mut first, mut last) = (true, false);
         loop {
             self.check_open(py)?;
             let batch = self.receive(py, &cache, max)?;
@@ -422,7 +424,7 @@ impl RxRing {
                 return Ok(batch);
             };
             drop(batch);
-            let fd = self.begin_wait()?;
+            let fd = self.begin_wait(std::mem::take(&mut first))?;
             let answer = py.detach(|| net::wait_readable(fd.as_fd(), Some(slice)));
             last = answer.map_err(from_io)? == Readiness::ShutDown;
             py.check_signals()?;
