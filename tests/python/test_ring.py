@@ -590,3 +590,12 @@ def test_a_wait_counts_once_however_long(sock: socket.socket) -> None:
         for waits in (1, 2):
             ring.recv(timeout=0.1)
             assert ring.stats().waits == waits
+
+
+def test_the_number_of_a_closed_socket_is_not_told(sock: socket.socket) -> None:
+    with RxRing(sock) as ring:
+        assert ring.fileno() == sock.fileno()
+        sock.close()
+        with open(os.devnull, "rb") as stranger:  # noqa: PTH123 - takes the number
+            assert stranger.fileno() >= 0
+            assert ring.fileno() == -1

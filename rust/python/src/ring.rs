@@ -456,16 +456,18 @@ impl RxRing {
         stats::queue(py, &stats)
     }
 
-    /// The socket's descriptor, for selectors; -1 after `close`.
+    /// The socket's descriptor, for selectors; -1 when the ring or the socket is closed.
     ///
     /// >>> empty_ring.fileno() > 0
     /// True
-    fn fileno(&self) -> i32 {
-        if self.state().is_closed() {
-            -1
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        // Once the socket is closed the number may be anybody's.
+        let now = fileno(self.sock.bind(py))?;
+        Ok(if now == self.fileno && !self.state().is_closed() {
+            now
         } else {
-            self.fileno
-        }
+            -1
+        })
     }
 
     /// Ends receiving and gives back everything. The socket stays open; again does nothing.
