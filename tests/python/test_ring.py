@@ -599,3 +599,13 @@ def test_the_number_of_a_closed_socket_is_not_told(sock: socket.socket) -> None:
         with open(os.devnull, "rb") as stranger:  # noqa: PTH123 - takes the number
             assert stranger.fileno() >= 0
             assert ring.fileno() == -1
+
+
+def test_an_error_on_the_way_to_a_socket_is_passed_on() -> None:
+    class Broken:
+        @property
+        def fileno(self) -> object:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        RxRing(Broken())  # type: ignore[arg-type]

@@ -220,7 +220,7 @@ pub(crate) fn closed() -> PyErr {
 
 /// The descriptor number of something like a socket; -1 when it is closed.
 pub(crate) fn fileno(sock: &Bound<'_, PyAny>) -> PyResult<i32> {
-    let Ok(method) = sock.getattr("fileno") else {
+    let Some(method) = sock.getattr_opt("fileno")? else {
         let found = sock.get_type().name()?;
         return Err(PyTypeError::new_err(format!(
             "expected a socket, not {found}"
