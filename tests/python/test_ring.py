@@ -609,3 +609,19 @@ def test_an_error_on_the_way_to_a_socket_is_passed_on() -> None:
 
     with pytest.raises(MemoryError):
         RxRing(Broken())  # type: ignore[arg-type]
+
+
+def test_packets_that_a_close_leaves_behind_are_counted(
+    sock: socket.socket, sender: socket.socket
+) -> None:
+    ring = RxRing(sock, cache=PageFragCache(PagePool(65536)))
+    if not ring.gro:
+        pytest.skip("this kernel has no UDP_GRO")
+    sender.setsockopt(socket.IPPROTO_UDP, 103, 100)  # UDP_SEGMENT
+    sender.send(bytes(10 * 100))
+    got = len(ring.recv(3, LONG))
+    assert got == 3
+    ring.close()
+    stats = ring.stats()
+    assert stats.rx_packets + stats.rx_hw_drops == 10
+    assert stats.rx_hw_drop_overruns == 0

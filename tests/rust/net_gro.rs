@@ -76,6 +76,22 @@ fn segments_above_max_wait_and_nothing_overtakes_them() {
 }
 
 #[test]
+fn packets_that_a_close_leaves_behind_are_counted() {
+    let mut bench = bench_on(PagePool::new(64 * 1024).unwrap(), V4, RxOptions::default());
+    if !bench.ring.gro() {
+        eprintln!("skipped: this kernel has no UDP_GRO");
+        return;
+    }
+    send_segmented(&bench, &[7; 9 * 100 + 50], 100);
+    assert_eq!(bench.recv(3).len(), 3);
+    let stats = bench.ring.close();
+    assert_eq!((stats.rx_packets, stats.rx_hw_drops), (3, 7));
+    assert_eq!(stats.rx_hw_drop_overruns, 0);
+    bench.cache.drain();
+    assert_eq!(bench.pool.stats().live_bytes, 0);
+}
+
+#[test]
 fn a_lone_packet_with_gro_on_does_not_keep_a_super_buffer() {
     let mut bench = bench_on(PagePool::new(64 * 1024).unwrap(), V4, RxOptions::default());
     if !bench.ring.gro() {

@@ -188,8 +188,7 @@ impl Drop for Taken<'_> {
         if matches!(state.place, Place::Out(_)) {
             state.place = Place::Here(core);
         } else {
-            state.last = core.ring.stats();
-            drop(core);
+            state.last = core.ring.close();
             state.place = Place::Closed;
         }
     }
@@ -313,13 +312,15 @@ impl RxRing {
     /// is for a moment only.
     fn end(&self) -> bool {
         let mut state = self.state();
-        state.stats();
         match std::mem::replace(&mut state.place, Place::Closed) {
+            Place::Here(core) => {
+                state.last = core.ring.close();
+                false
+            }
             Place::Out(whose) | Place::Closing(whose) if whose == process::id() => {
                 state.place = Place::Closing(whose);
                 true
             }
-            // Gives back the core that was here.
             _ => false,
         }
     }

@@ -7,9 +7,10 @@
 
 /// Counters of one receive queue. A snapshot: plain numbers.
 ///
-/// A packet that the kernel gave to a ring is in exactly one of `rx_packets`
-/// (handed out, perhaps truncated) and `rx_alloc_fail` (no memory to store it);
-/// one that the kernel could not queue is in `rx_hw_drop_overruns`.
+/// A packet that the kernel gave to a ring is, once the ring is closed, in exactly
+/// one of `rx_packets` (handed out, perhaps truncated), `rx_alloc_fail` (no memory
+/// to store it) and `rx_hw_drops` (not handed out before the close); one that the
+/// kernel could not queue is in `rx_hw_drop_overruns`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueStats {

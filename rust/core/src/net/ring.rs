@@ -125,6 +125,14 @@ struct Pending {
 }
 
 impl Pending {
+    /// Packets in what is left.
+    fn packets(&self) -> u64 {
+        let segments = self
+            .segment
+            .map_or(1, |bytes| self.rest.len().div_ceil(bytes));
+        segments.max(1) as u64
+    }
+
     /// The next segment; `None` when what is left is the last packet.
     fn split(&mut self) -> Option<RxPacket> {
         let segment = self.segment.filter(|&bytes| bytes < self.rest.len())?;
@@ -457,6 +465,15 @@ impl<S: AsFd> RxRing<S> {
     /// last packet, wait or drain.
     pub fn counted(&self) -> QueueStats {
         self.stats_with(self.drops)
+    }
+
+    /// Ends receiving, as dropping the ring does, and tells the last counters:
+    /// packets that were waiting to be handed out are in `rx_hw_drops`.
+    pub fn close(mut self) -> QueueStats {
+        let mut stats = self.stats();
+        stats.rx_hw_drops += self.pending.iter().map(Pending::packets).sum::<u64>();
+        drop_many(self.pending.drain(..).map(|pending| pending.rest));
+        stats
     }
 
     fn stats_with(&self, drops: DropCount) -> QueueStats {
