@@ -75,6 +75,7 @@ class Sender:
             self._process = subprocess.Popen(
                 [*(command or (sys.executable, "-m", "pagefrag.sender")), *map(str, numbers)],
                 pass_fds=[theirs.fileno()],
+                process_group=0,  # Ctrl-C on a terminal is for us alone
             )
         self._control = ours
 
@@ -104,6 +105,6 @@ class Sender:
         trace: TracebackType | None,
     ) -> None:
         """End the process if it still runs."""
-        self._control.close()
         self._process.kill()
         self._process.wait()
+        self._control.close()

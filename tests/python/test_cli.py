@@ -138,6 +138,23 @@ def test_a_sender_that_fails_makes_the_demo_fail(capsys: pytest.CaptureFixture[s
     assert "the sender failed" in capsys.readouterr().err
 
 
+def test_an_interrupt_from_the_terminal_ends_the_demo_quietly() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--count", "50000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        time.sleep(1.5)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "sender" not in err
+
+
 # --- recv -------------------------------------------------------------------
 
 
