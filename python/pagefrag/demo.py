@@ -92,6 +92,7 @@ class Outcome:
     count: int
     received: int = 0
     damaged: int = 0
+    timed: int = 0
     seconds: float = 0.0
     busy: float = 0.0
     dropped: int | None = None
@@ -106,8 +107,8 @@ class Outcome:
 
     @property
     def rate(self) -> float:
-        """Packets per second, from the first packet to the last."""
-        return self.received / self.seconds if self.seconds else 0.0
+        """Packets per second, from the first packet to the last that was timed."""
+        return self.timed / self.seconds if self.seconds else 0.0
 
     @property
     def cost(self) -> float | None:
@@ -183,9 +184,11 @@ def _check(packets: Iterable[Packet], job: Job, outcome: Outcome, steps: _Steps)
         received += 1
         if following >= due:
             due = steps.take(packet, following)
+            # Not at the end: if the last packets are lost, that is a silence later.
+            outcome.timed, outcome.seconds = received, time.perf_counter() - start
             if following == job.count:
                 break
-    outcome.seconds, outcome.busy = time.perf_counter() - start, time.process_time() - busy
+    outcome.busy = time.process_time() - busy
     outcome.received, outcome.damaged = received, damaged
 
 

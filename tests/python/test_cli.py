@@ -15,6 +15,7 @@ import pytest
 
 import pagefrag
 from pagefrag import demo, sender
+from pagefrag.loopback import SILENCE
 from pagefrag.packets import HEADER, SEQUENCE, Expectation, bodies
 from pagefrag.recv import parse_address
 
@@ -130,6 +131,14 @@ def test_a_lost_packet_is_counted_and_no_failure(
     job = demo.Job(count=500, keep=10, sender=faulty_sender(tmp_path, "continue"))
     assert demo.main(job) == 0
     assert figure(capsys.readouterr().out, "packets lost (numbers missing)") == [1, 1]
+
+
+def test_the_silence_after_a_lost_last_packet_is_not_in_the_rate(tmp_path: Path) -> None:
+    job = demo.Job(count=301, keep=10, sender=faulty_sender(tmp_path, "continue"))
+    for outcome in (demo.receive_ring(job), demo.receive_plain(job)):
+        assert outcome.lost == 1
+        assert 0 < outcome.seconds < SILENCE
+        assert outcome.rate > 0
 
 
 def test_a_sender_that_fails_makes_the_demo_fail(capsys: pytest.CaptureFixture[str]) -> None:
