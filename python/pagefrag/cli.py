@@ -6,6 +6,7 @@ Status 0 is success, 1 a failed job (a corrupted packet), 2 bad input, told in o
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser that complains in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.splitlines())}\n")
 
 
 class _Between:
@@ -100,7 +101,8 @@ def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="pagefrag", description="Packet buffers as page fragments.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    parser.set_defaults(job=None)
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
     for add in (_add_demo, _add_recv, _add_info):
         add(commands)
     return parser
@@ -138,18 +140,31 @@ def _info(_chosen: argparse.Namespace, _parser: _Parser) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; bad input leaves by ``SystemExit(2)``."""
     parser = _parser()
-    chosen = parser.parse_args(arguments)
-    job = chosen.job(chosen, parser)
-    return int(job)
+    chosen, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if chosen.job is None:
+        parser.error("a COMMAND is missing")
+    return int(chosen.job(chosen, parser))
 
 
 def run() -> NoReturn:
     """Run the command of this process and exit."""
     try:
         status = main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         status = 130
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read us has gone; there is nobody to tell
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # else whoever read us has gone
+            print(f"pagefrag: {error.strerror or error}", file=sys.stderr)
+        _forget_output()
         status = 1
     sys.exit(status)
+
+
+def _forget_output() -> None:
+    """Send what is still to be written nowhere, so that the exit does not try again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -40,8 +40,8 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"an IPv6 host stands in brackets, as in [::1]:9000, not {text!r}")
     if not (colon and host and port.isascii() and port.isdigit()):
         raise ValueError(f"expected HOST:PORT, not {text!r}")
-    if int(port) > 65_535:
-        raise ValueError(f"a port is at most 65535, not {port}")
+    if len(port) > 5 or int(port) > 65_535:
+        raise ValueError(f"a port is at most 65535, not {port:.20}")
     return host, int(port)
 
 

@@ -281,6 +281,40 @@ def test_bad_input_is_status_2_and_one_line(words: str) -> None:
     assert done.stderr.startswith("pagefrag")
 
 
+@pytest.mark.parametrize(
+    "where", ["a\nb:5", "a\nb", "127.0.0.1:" + "1" * 5000, "127.0.0.1:000065536", "x\n:y\n"]
+)
+def test_odd_addresses_are_status_2_and_one_line(where: str) -> None:
+    done = pagefrag_says("recv", "--udp", where)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "int_max_str_digits" not in done.stderr
+
+
+@pytest.mark.parametrize("words", ["--nope", "demo --nope", "info --nope", "--nope info"])
+def test_an_unknown_option_is_named(words: str) -> None:
+    done = pagefrag_says(*words.split())
+    assert done.returncode == 2
+    assert "--nope" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+@pytest.mark.parametrize("words", ["info", "demo --count 1000"])
+def test_output_that_cannot_be_written_is_status_1_and_one_line(words: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *words.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "pagefrag: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
 def test_a_port_in_use_is_status_2_and_one_line() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
