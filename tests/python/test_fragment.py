@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import functools
 import gc
 import hashlib
 import importlib.util
@@ -198,6 +199,26 @@ def test_a_slice_takes_every_exporter_of_bytes(cache: PageFragCache) -> None:
     for source in sources:
         frag[:] = source
         assert frag == bytes(source)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="classes lend buffers from 3.12 on")
+@pytest.mark.parametrize("whole", [True, False])
+def test_bytes_that_lend_something_else_are_refused(cache: PageFragCache, whole: bool) -> None:
+    class Backwards(bytes):
+        def __buffer__(self, flags: int) -> memoryview:
+            return memoryview(BYTES)[::-1]
+
+    class Odd(np.ndarray[Any, Any]):
+        def __bytes__(self) -> bytes:
+            return Backwards(len(BYTES))
+
+    frag = filled(cache, bytes(len(BYTES)))
+    odd = np.zeros(2 * len(BYTES), np.uint8)[::2].view(Odd)
+    skb = pagefrag.netdev_alloc_skb(1000)
+    take = functools.partial(operator.setitem, frag, slice(None)) if whole else skb.put
+    with pytest.raises(ValueError, match="consecutive"):
+        take(odd)
+    assert frag == bytes(len(BYTES))
 
 
 def test_overlapping_assignment_moves(cache: PageFragCache) -> None:

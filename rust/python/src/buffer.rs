@@ -51,8 +51,9 @@ impl Lent {
                 "only single bytes in one dimension can be assigned",
             ));
         }
+        // What comes back may be a subclass of `bytes` that lends whatever it likes.
         let copy = py.get_type::<PyBytes>().call1((object,))?;
-        Ok(Self(PyUntypedBuffer::get(&copy)?))
+        Self::by(&copy)?.ok_or_else(|| PyValueError::new_err("bytes() gave no consecutive bytes"))
     }
 
     pub(crate) fn len(&self) -> usize {
