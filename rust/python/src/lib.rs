@@ -39,6 +39,8 @@ mod vessel;
 /// Packet buffers as page fragments. Import `pagefrag` instead.
 #[pyo3::pymodule]
 mod _pagefrag {
+    use pyo3::exceptions::PyImportError;
+    use pyo3::ffi;
     use pyo3::prelude::*;
 
     #[pymodule_export]
@@ -83,6 +85,15 @@ mod _pagefrag {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // Types and dead objects are kept once per process.
+        // SAFETY: attached, as `module` shows.
+        let interpreter = unsafe { ffi::PyInterpreterState_Get() };
+        // SAFETY: the interpreter that we are attached to.
+        if unsafe { ffi::PyInterpreterState_GetID(interpreter) } != 0 {
+            return Err(PyImportError::new_err(
+                "pagefrag can be loaded by the main interpreter only",
+            ));
+        }
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::error::register(module)?;
         crate::fragment_type::register(module)?;

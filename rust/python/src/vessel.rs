@@ -34,7 +34,7 @@ mod imp {
     // SAFETY: used only by `take` and `put`, whose callers are attached to the interpreter. In a
     // build with a global lock one thread at a time is, and neither function gives the lock up
     // while it has the list in its hands. (A second interpreter of the process cannot load the
-    // module, PyO3 sees to that.)
+    // module, its `init` sees to that.)
     unsafe impl Sync for Shelf {}
 
     static SHELF: Shelf = Shelf(UnsafeCell::new(List {
