@@ -191,6 +191,20 @@ def test_clones_share_and_may_not_write() -> None:
     assert skb.tobytes() == b">headbody"
 
 
+def test_nobody_writes_into_a_clone() -> None:
+    skb = netdev_alloc_skb(100)
+    view = skb.put(b"hello")
+    with pytest.raises(BufferError, match="1 view of this skb"):
+        skb.clone()
+    view.release()
+    clone = skb.clone()
+    views = [memoryview(skb), memoryview(clone)]
+    assert all(view.readonly for view in views)
+    assert clone.clone().tobytes() == skb.clone().tobytes() == b"hello"
+    with pytest.raises(TypeError, match="read-only"):
+        views[0][:] = b"HELLO"
+
+
 def test_coalesce_takes_the_other_over() -> None:
     first, second = skb_with(b"one"), skb_with(b"two")
     truesize = first.truesize

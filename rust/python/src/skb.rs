@@ -33,6 +33,8 @@ pub(crate) struct SkBuff {
     core: Mutex<Option<net::SkBuff>>,
     /// Views of the linear part. Counted up only with `core` locked.
     views: AtomicUsize,
+    /// Those among them that may write. Counted up only with `core` locked.
+    writable: AtomicUsize,
 }
 
 impl SkBuff {
@@ -40,6 +42,7 @@ impl SkBuff {
         Self {
             core: Mutex::new(Some(core)),
             views: AtomicUsize::new(0),
+            writable: AtomicUsize::new(0),
         }
     }
 
@@ -66,6 +69,14 @@ impl SkBuff {
             0 => Ok(()),
             views => Err(viewed("skb", views)),
         }
+    }
+
+    fn count_out(&self, readonly: bool) {
+        // Release, both: partners of the Acquires in `clone` and `unseen`.
+        if !readonly {
+            self.writable.fetch_sub(1, Ordering::Release);
+        }
+        self.views.fetch_sub(1, Ordering::Release);
     }
 
     /// Takes the packet out; the object is released by it.
@@ -274,12 +285,20 @@ impl SkBuff {
 
     /// A second skb with the same data, shared. Neither may change the linear data afterwards.
     ///
+    /// `BufferError` while a view exists that could.
+    ///
     /// >>> skb = netdev_alloc_skb(100)
-    /// >>> view = skb.put(b'hello')
+    /// >>> skb.put(b'hello').release()
     /// >>> skb.clone().tobytes()
     /// b'hello'
     fn clone(&self) -> PyResult<Self> {
-        self.with(net::SkBuff::clone_skb).map(Self::new)
+        self.with(|core| {
+            // Acquire: partner of the Release in `__releasebuffer__`.
+            match self.writable.load(Ordering::Acquire) {
+                0 => Ok(Self::new(core.clone_skb())),
+                views => Err(viewed("skb", views)),
+            }
+        })?
     }
 
     /// Copies all data into one linear part, its own.
@@ -416,7 +435,10 @@ impl SkBuff {
             // Relaxed: under the lock.
             this.views.fetch_add(1, Ordering::Relaxed);
             match core.data_mut() {
-                Ok(data) => ((data.as_mut_ptr(), data.len()), false),
+                Ok(data) => {
+                    this.writable.fetch_add(1, Ordering::Relaxed);
+                    ((data.as_mut_ptr(), data.len()), false)
+                }
                 Err(_) => ((core.data().as_ptr().cast_mut(), core.data().len()), true),
             }
         })?;
@@ -424,17 +446,17 @@ impl SkBuff {
         // interpreter's.
         let lent = unsafe { lend(&slf, view, flags, memory, readonly) };
         if lent.is_err() {
-            // Release: partner of the Acquire in `unseen`.
-            this.views.fetch_sub(1, Ordering::Release);
+            this.count_out(readonly);
         }
         lent
     }
 
     /// # Safety
     /// Called by the interpreter once for each view that was filled.
-    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
-        // Release: partner of the Acquire in `unseen`.
-        self.views.fetch_sub(1, Ordering::Release);
+    unsafe fn __releasebuffer__(&self, view: *mut ffi::Py_buffer) {
+        // SAFETY: the contract; as `lend` filled it.
+        let readonly = unsafe { (*view).readonly } != 0;
+        self.count_out(readonly);
     }
 }
 
