@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import functools
 import gc
 import hashlib
@@ -219,6 +220,42 @@ def test_bytes_that_lend_something_else_are_refused(cache: PageFragCache, whole:
     with pytest.raises(ValueError, match="consecutive"):
         take(odd)
     assert frag == bytes(len(BYTES))
+
+
+class Header(ctypes.BigEndianStructure):
+    _fields_ = (("kind", ctypes.c_uint8), ("code", ctypes.c_uint8), ("check", ctypes.c_uint16))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        (ctypes.c_ubyte * 4)(1, 2, 255, 4),
+        (ctypes.c_byte * 4)(1, 2, -1, 4),
+        (ctypes.c_char * 4)(*b"abcd"),
+        (ctypes.c_uint16 * 2)(1, 2),
+        (ctypes.c_ubyte * 2 * 2)(),
+        Header(8, 0, 0x1234),
+        ctypes.c_uint32(7),
+    ],
+    ids=lambda source: type(source).__name__,
+)
+def test_structures_of_c_are_bytes(cache: PageFragCache, source: Any) -> None:
+    frag = filled(cache, bytes(4))
+    frag[:] = source
+    assert frag.tobytes() == bytes(source)
+    assert pagefrag.netdev_alloc_skb(100).put(source) == bytes(source)
+    with pytest.raises(ValueError, match="cannot assign 4 bytes"):
+        frag[1:] = source
+
+
+def test_equality_with_structures_of_c_is_that_of_memoryview(cache: PageFragCache) -> None:
+    frag = filled(cache, bytes((1, 2, 255, 4)))
+    assert frag == (ctypes.c_ubyte * 4)(1, 2, 255, 4)
+    assert frag != (ctypes.c_ubyte * 4)(1, 2, 255, 5)
+    assert frag != (ctypes.c_byte * 4)(1, 2, -1, 4)
+    assert frag[:2] == (ctypes.c_byte * 2)(1, 2)
+    for other in ((ctypes.c_uint16 * 2)(1, 2), (ctypes.c_ubyte * 2 * 2)(), Header(8, 0, 1)):
+        assert (frag == other) is (memoryview(frag) == memoryview(other))
 
 
 def test_overlapping_assignment_moves(cache: PageFragCache) -> None:

@@ -3,9 +3,8 @@
 //! Borrowing runs code of the exporter's, which may do anything; so it comes before we look at
 //! anything of ours, and whatever of ours must stay meanwhile is entered first.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
-use pyo3::buffer::PyUntypedBuffer;
 #[cfg(not(Py_3_12))]
 use pyo3::exceptions::PyBufferError;
 use pyo3::exceptions::PyValueError;
@@ -16,53 +15,97 @@ use pyo3::types::PyBytes;
 use pyo3::types::PyMemoryView;
 
 /// Consecutive bytes lent by an object: what `bytes`, `bytearray`, `array('B')`, `memoryview` of
-/// these and fragments are.
-pub(crate) struct Lent(PyUntypedBuffer);
+/// these, `ctypes` arrays and structures, and fragments are.
+pub(crate) struct Lent {
+    /// Filled by the exporter. In a box, as it may point into itself.
+    view: Box<ffi::Py_buffer>,
+}
+
+// SAFETY: what a view points to is the exporter's, who allows any thread that is attached.
+unsafe impl Send for Lent {}
+// SAFETY: as for `Send`; nothing changes the view until it is given back.
+unsafe impl Sync for Lent {}
 
 impl Lent {
+    fn any(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let mut view = Box::new(ffi::Py_buffer::new());
+        // SAFETY: attached, as `object` shows, with a view to fill.
+        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut *view, ffi::PyBUF_FULL_RO) }
+            != 0
+        {
+            return Err(PyErr::fetch(object.py()));
+        }
+        Ok(Self { view })
+    }
+
+    fn is_single_bytes(&self) -> bool {
+        self.view.ndim == 1 && self.view.itemsize == 1
+    }
+
+    /// Whether the memory is all there is to know: single bytes in one dimension one after the
+    /// other, or the bytes of an exporter that tells no strides though it was asked for them.
+    fn is_plain(&self) -> bool {
+        (self.is_single_bytes() || self.view.strides.is_null()) && self.is_consecutive()
+    }
+
+    fn is_consecutive(&self) -> bool {
+        // SAFETY: a filled view. Without strides it is consecutive, unless it has suboffsets.
+        unsafe { ffi::PyBuffer_IsContiguous(&raw const *self.view, b'C'.cast_signed()) != 0 }
+    }
+
     /// Borrows the bytes of `object`. `TypeError` (or what the exporter raises) without buffers,
-    /// `None` when they are not consecutive single bytes in one dimension.
+    /// `None` when they are not consecutive.
     pub(crate) fn by(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
-        let lent = PyUntypedBuffer::get(object)?;
-        let plain = lent.dimensions() == 1 && lent.item_size() == 1 && lent.is_c_contiguous();
-        Ok(plain.then_some(Self(lent)))
+        let lent = Self::any(object)?;
+        Ok(lent.is_plain().then_some(lent))
     }
 
     /// Borrows consecutive bytes of items of any kind and shape; `None` when they are not.
     pub(crate) fn consecutive(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
-        let lent = PyUntypedBuffer::get(object)?;
-        Ok(lent.is_c_contiguous().then_some(Self(lent)))
+        let lent = Self::any(object)?;
+        Ok(lent.is_consecutive().then_some(lent))
     }
 
     /// Where the bytes are, as long as `self` lives.
     pub(crate) fn memory(&self) -> *const [u8] {
-        std::ptr::slice_from_raw_parts(self.0.buf_ptr().cast::<u8>(), self.len())
+        std::ptr::slice_from_raw_parts(self.view.buf.cast::<u8>(), self.len())
     }
 
     /// [`by`](Self::by), copying what is not consecutive; `ValueError` for what is not single bytes.
     pub(crate) fn or_copied(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let py = object.py();
-        if let Some(lent) = Self::by(object)? {
+        let lent = Self::any(object)?;
+        if lent.is_plain() {
             return Ok(lent);
         }
-        let view = PyUntypedBuffer::get(object)?;
-        if view.dimensions() != 1 || view.item_size() != 1 {
+        if !lent.is_single_bytes() {
             return Err(PyValueError::new_err(
                 "only single bytes in one dimension can be assigned",
             ));
         }
+        drop(lent);
         // What comes back may be a subclass of `bytes` that lends whatever it likes.
-        let copy = py.get_type::<PyBytes>().call1((object,))?;
+        let copy = object.py().get_type::<PyBytes>().call1((object,))?;
         Self::by(&copy)?.ok_or_else(|| PyValueError::new_err("bytes() gave no consecutive bytes"))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len_bytes()
+        self.view.len.unsigned_abs()
     }
 
-    /// Whether the items are unsigned bytes, so that equal memory means equal items.
+    /// Whether the items are unsigned bytes in one dimension, so that equal memory means equal
+    /// items.
     pub(crate) fn is_unsigned(&self) -> bool {
-        self.0.format() == c"B"
+        if self.view.format.is_null() {
+            return self.is_single_bytes();
+        }
+        // SAFETY: a string of the exporter's that stays as long as the view.
+        let format = unsafe { CStr::from_ptr(self.view.format) };
+        // A sign for the order of bytes says nothing about single ones.
+        self.is_single_bytes()
+            && matches!(
+                format.to_bytes(),
+                [b'B'] | [b'@' | b'=' | b'<' | b'>' | b'!', b'B']
+            )
     }
 
     /// Whether memory of ours holds the same bytes.
@@ -78,7 +121,7 @@ impl Lent {
         // answer worthless, as it does for memoryview.
         let ours = unsafe { std::slice::from_raw_parts(ours, len) };
         // SAFETY: the exporter promised these bytes for as long as `self` holds the buffer.
-        let theirs = unsafe { std::slice::from_raw_parts(self.0.buf_ptr().cast::<u8>(), len) };
+        let theirs = unsafe { &*self.memory() };
         ours == theirs
     }
 
@@ -88,7 +131,17 @@ impl Lent {
     /// - `len()` bytes can be written at `ours`.
     pub(crate) unsafe fn copy_to(&self, ours: *mut u8) {
         // SAFETY: the contract, and the exporter's promise for the source.
-        unsafe { self.0.buf_ptr().cast::<u8>().copy_to(ours, self.len()) };
+        unsafe { self.memory().cast::<u8>().copy_to(ours, self.len()) };
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // Without an interpreter there is no exporter either.
+        let _ = Python::try_attach(|_| {
+            // SAFETY: filled by `any`, given back once, attached.
+            unsafe { ffi::PyBuffer_Release(&raw mut *self.view) };
+        });
     }
 }
 

@@ -171,11 +171,11 @@ pub(crate) fn equals<'py>(
             let same = lent.len() == inside.len() && unsafe { lent.equals(inside.as_ptr()) };
             Ok(truth(py, same == wanted))
         }
-        // Other formats and shapes: memoryview knows the rules.
-        _ => Ok(truth(
-            py,
-            PyMemoryView::from(&this.object)?.eq(other)? == wanted,
-        )),
+        // Other formats and shapes: memoryview knows the rules, between two of its kind.
+        _ => {
+            let same = PyMemoryView::from(&this.object)?.eq(PyMemoryView::from(other)?)?;
+            Ok(truth(py, same == wanted))
+        }
     }
 }
 
