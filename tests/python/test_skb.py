@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,6 +97,17 @@ def test_bad_amounts_change_nothing(name: str, n: Any, error: type[Exception]) -
     with pytest.raises(error):
         getattr(skb, name)(n)
     assert (skb.headroom, skb.tailroom, skb.len, skb.tobytes()) == before
+
+
+@pytest.mark.parametrize("name", ["put", "push"])
+def test_arrays_are_bytes_and_their_numbers_are_numbers(name: str) -> None:
+    for array in (np.arange(5, dtype=np.uint8), np.array([7], np.uint8)):
+        skb = netdev_alloc_skb(100)
+        assert getattr(skb, name)(array) == bytes(array)
+    for number in (np.int64(3), np.array(3)):
+        assert getattr(netdev_alloc_skb(100), name)(number).nbytes == 3
+    with pytest.raises(ValueError, match="single bytes"):
+        getattr(netdev_alloc_skb(100), name)(np.arange(5))
 
 
 def test_reserve_is_for_empty_ones() -> None:

@@ -145,6 +145,12 @@ impl Drop for Lent {
     }
 }
 
+/// Whether an object has the buffer protocol.
+pub(crate) fn lends(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: attached, with an object that lives.
+    unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) != 0 }
+}
+
 /// Fills a view of memory of ours, with a reference to its owner.
 ///
 /// # Safety

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use pagefrag::{Error, Frag, FragMut, net};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyList, PyMemoryView, PySlice, PyTuple};
 
-use crate::buffer::{Lent, lend};
+use crate::buffer::{Lent, lend, lends};
 use crate::error::{from_core, released, viewed};
 use crate::object::This;
 use crate::{args, fragment, home, object};
@@ -125,7 +125,11 @@ fn view<'py>(skb: &Bound<'py, SkBuff>, start: usize, len: usize) -> PyResult<Bou
 /// How much to put or push, and the bytes to fill it with, if given.
 fn amount(what: &Bound<'_, PyAny>) -> PyResult<(usize, Option<Lent>)> {
     if what.is_instance_of::<PyInt>() || what.hasattr("__index__")? {
-        return Ok((args::whole(what, "n")?, None));
+        match args::whole(what, "n") {
+            // An array has `__index__` too, and fails in it unless it is a single number.
+            Err(error) if error.is_instance_of::<PyTypeError>(what.py()) && lends(what) => {}
+            number => return Ok((number?, None)),
+        }
     }
     let bytes = Lent::or_copied(what)?;
     Ok((bytes.len(), Some(bytes)))
