@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -134,6 +134,21 @@ def test_a_poll_thrown_away_does_not_lock_the_cache() -> None:
         napi.poll().__enter__()
 
     forgotten()
+    with napi.poll() as ctx:
+        assert ctx.alloc_frag(1) is not None
+
+
+def test_a_poll_thrown_away_on_another_thread_does_not_lock_the_cache() -> None:
+    napi = NapiCache(PagePool())
+
+    def polling() -> Generator[object, None, None]:
+        with napi.poll() as ctx:
+            yield ctx.alloc_skb(100)
+
+    forgotten = [polling()]
+    in_thread(lambda: next(forgotten[0]))
+    with pytest.raises(ContextError):
+        forgotten.pop().close()
     with napi.poll() as ctx:
         assert ctx.alloc_frag(1) is not None
 

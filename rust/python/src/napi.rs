@@ -265,10 +265,10 @@ impl NapiPoll {
 }
 
 impl Drop for NapiPoll {
-    /// A poll whose generator was thrown away ends here, if on its own thread.
+    /// A poll whose generator was thrown away ends here, on whatever thread that is.
     fn drop(&mut self) {
         if *self.state.get_mut() == RUNNING {
-            let _ = self.cache.get().core().leave();
+            self.cache.get().core().abandon();
         }
     }
 }

@@ -199,6 +199,26 @@ impl NapiCache {
         Ok(())
     }
 
+    /// Closes the open poll, if there is one, on whatever thread this is: for a
+    /// binding whose poll was thrown away instead of left. On another thread
+    /// than the poll's the idle structs go to the heap.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut napi = pagefrag::net::NapiCache::new(pagefrag::PagePool::global());
+    /// napi.enter(64)?;
+    /// std::thread::scope(|scope| scope.spawn(|| napi.abandon()).join()).unwrap();
+    /// assert!(!napi.is_polling());
+    /// # Ok::<(), pagefrag::net::ContextError>(())
+    /// ```
+    pub fn abandon(&mut self) {
+        if self.check() == Err(ContextError::OtherThread) {
+            self.poll = None;
+        } else {
+            self.close(None);
+        }
+    }
+
     fn check(&self) -> Result<(), ContextError> {
         match &self.poll {
             None => Err(ContextError::OutsidePoll),
