@@ -5,21 +5,19 @@
 //! user's, which may release fragments, drain caches or call us again; so all arguments are read
 //! before anything is looked at or carved.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
+
+use crate::error;
 
 /// A whole number of at least 0. `TypeError` for what is not one, `ValueError` below 0,
 /// `OverflowError` from `2**63`.
 pub(crate) fn whole(number: &Bound<'_, PyAny>, name: &str) -> PyResult<usize> {
     if number.is_instance_of::<PyBool>() {
-        return Err(PyTypeError::new_err(format!(
-            "{name} must be an integer, not bool"
-        )));
+        return Err(error::kind(&format!("{name} must be an integer, not bool")));
     }
     let number: isize = number.extract()?;
-    usize::try_from(number)
-        .map_err(|_| PyValueError::new_err(format!("{name} must not be negative")))
+    usize::try_from(number).map_err(|_| error::value(&format!("{name} must not be negative")))
 }
 
 /// [`whole`] for an argument with a default: given or not, `None` is no number.

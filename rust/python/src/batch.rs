@@ -8,11 +8,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pagefrag::FragMut;
 use pagefrag::net::{RxBatch, Source};
-use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyMemoryView, PySlice, PyTuple};
+use pyo3::types::{PyMemoryView, PySlice, PyTuple};
 
-use crate::error::released;
+use crate::error::{index as out_of_range, released};
+use crate::made::{self, Text, guarded};
 use crate::object;
 
 /// A packet as it came in; what its fragment becomes later does not change this.
@@ -132,7 +132,11 @@ impl Batch {
         for packet in &self.packets {
             bytes.extend_from_slice(&number(packet));
         }
-        PyMemoryView::from(&PyBytes::new(py, &bytes))?.call_method1("cast", (format,))
+        // SAFETY: that many bytes.
+        let bytes = unsafe { made::bytes(py, bytes.as_ptr(), bytes.len()) }?;
+        guarded(py, || {
+            PyMemoryView::from(&bytes)?.call_method1("cast", (format,))
+        })
     }
 
     fn give_up(&self) {
@@ -219,13 +223,13 @@ impl Batch {
                 continue;
             }
             let made = match packet.source.to_socket_addr() {
-                Some(source) => address(py, source)?,
+                Some(source) => guarded(py, || address(py, source))?,
                 None => py.None().into_bound(py),
             };
             known.insert(packet.source, made.clone());
             found.push(made);
         }
-        PyTuple::new(py, found)
+        made::tuple(py, found)
     }
 
     /// Packets that were read and thrown away because the pool was at its limit.
@@ -261,7 +265,7 @@ impl Batch {
             // Neither start nor stop leave the sequence, so the sum does not overflow.
             let step = |nth: usize| (found.start + nth.cast_signed() * found.step).unsigned_abs();
             let made = self.made(py, (0..found.slicelength).map(step))?;
-            return Ok(PyList::new(py, made)?.into_any());
+            return Ok(made::list(py, made)?.into_any());
         }
         let index: isize = key.extract()?;
         let from_start = if index < 0 {
@@ -272,7 +276,7 @@ impl Batch {
         let index = usize::try_from(from_start)
             .ok()
             .filter(|index| *index < len);
-        let index = index.ok_or_else(|| PyIndexError::new_err("batch index out of range"))?;
+        let index = index.ok_or_else(|| out_of_range("batch index out of range"))?;
         let mut places = self.places();
         places.as_mut().ok_or_else(|| released("batch"))?[index].made(py)
     }
@@ -280,7 +284,7 @@ impl Batch {
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         // All at once: whoever iterates wants them, and a list iterates fastest.
         let made = self.made(py, 0..self.packets.len())?;
-        Ok(PyList::new(py, made)?.try_iter()?.into_any())
+        Ok(made::list(py, made)?.try_iter()?.into_any())
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
@@ -295,7 +299,7 @@ impl Batch {
         self.release();
     }
 
-    fn __repr__(&self) -> String {
+    fn __repr__(&self) -> Text {
         let state = if self.places().is_none() {
             " released"
         } else {
@@ -306,10 +310,8 @@ impl Batch {
             .iter()
             .map(|packet| u64::from(packet.len))
             .sum();
-        format!(
-            "<Batch packets={} bytes={bytes}{state}>",
-            self.packets.len()
-        )
+        let packets = self.packets.len();
+        Text(format!("<Batch packets={packets} bytes={bytes}{state}>"))
     }
 }
 

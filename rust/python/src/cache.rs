@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use crate::args::Whole;
 use crate::error::from_core;
+use crate::made::Text;
 use crate::pool::{PagePool, or_default};
 use crate::reservation::Reservation;
 use crate::{args, stats, thread_end};
@@ -120,11 +121,11 @@ impl PageFragCache {
         }
     }
 
-    fn __repr__(&self) -> String {
+    fn __repr__(&self) -> Text {
         let page_size = self.core.pool().page_size();
-        format!(
-            "<PageFragCache granule={} page_size={page_size}>",
-            self.granule()
-        )
+        let granule = self.granule();
+        Text(format!(
+            "<PageFragCache granule={granule} page_size={page_size}>"
+        ))
     }
 }

@@ -5,14 +5,18 @@ use std::fmt::Display;
 use std::io;
 
 use pagefrag::Error;
+use pyo3::PyTypeInfo;
 use pyo3::exceptions::{
-    PyBufferError, PyException, PyMemoryError, PyOSError, PyRuntimeError, PyValueError,
+    PyBufferError, PyException, PyIndexError, PyMemoryError, PyOSError, PyRuntimeError,
+    PyTypeError, PyValueError,
 };
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::gate::Refusal;
+use crate::made;
 
 /// The four exception classes, made once when the module is loaded.
 struct Classes {
@@ -125,11 +129,45 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     Ok(())
 }
 
+/// An error that is complete: one whose text is made when it is raised panics when there is no
+/// memory for it.
+fn complete(kind: &Bound<'_, PyType>, why: &str) -> PyErr {
+    let py = kind.py();
+    match made::text(py, why) {
+        Ok(why) => {
+            // SAFETY: attached, with a class of exceptions and what to call it with.
+            unsafe { ffi::PyErr_SetObject(kind.as_ptr(), why.as_ptr()) };
+            PyErr::fetch(py)
+        }
+        Err(error) => error,
+    }
+}
+
 fn raise(pick: impl FnOnce(&Classes) -> &Py<PyType>, why: impl Display) -> PyErr {
     Python::attach(|py| match classes(py) {
-        Ok(classes) => PyErr::from_type(pick(classes).bind(py).clone(), why.to_string()),
+        Ok(classes) => complete(pick(classes).bind(py), &why.to_string()),
         Err(error) => error,
     })
+}
+
+#[cold]
+fn built_in<E: PyTypeInfo>(why: &str) -> PyErr {
+    Python::attach(|py| complete(&py.get_type::<E>(), why))
+}
+
+/// `ValueError`.
+pub(crate) fn value(why: &str) -> PyErr {
+    built_in::<PyValueError>(why)
+}
+
+/// `IndexError`.
+pub(crate) fn index(why: &str) -> PyErr {
+    built_in::<PyIndexError>(why)
+}
+
+/// `TypeError`.
+pub(crate) fn kind(why: &str) -> PyErr {
+    built_in::<PyTypeError>(why)
 }
 
 /// `PagefragError`: something of ours is broken or was refused without a better word for it.
@@ -151,7 +189,15 @@ pub(crate) fn out_of_context(why: impl Display) -> PyErr {
 /// otherwise put the references inside the error aside, and give them back who knows when.
 #[cold]
 pub(crate) fn set(error: PyErr) {
-    Python::attach(|py| error.restore(py));
+    Python::attach(|py| {
+        // One whose text is made only now.
+        if let Err(error) = made::guarded(py, || {
+            error.restore(py);
+            Ok(())
+        }) {
+            error.restore(py);
+        }
+    });
 }
 
 /// Drops an error in such a slot, for the same reason.
@@ -197,9 +243,9 @@ pub(crate) fn unsent(
 pub(crate) fn from_core(error: Error) -> PyErr {
     match error {
         Error::Exhausted | Error::OutOfMemory => exhausted(error),
-        Error::Cloned => PyBufferError::new_err(error.to_string()),
+        Error::Cloned => built_in::<PyBufferError>(&error.to_string()),
         // All others are values out of their range.
-        _ => PyValueError::new_err(error.to_string()),
+        _ => value(&error.to_string()),
     }
 }
 
@@ -215,12 +261,12 @@ pub(crate) fn from_gate(refusal: Refusal, what: &str) -> PyErr {
 /// `ValueError` for any use after release.
 #[cold]
 pub(crate) fn released(what: &str) -> PyErr {
-    PyValueError::new_err(format!("operation forbidden on released {what}"))
+    value(&format!("operation forbidden on released {what}"))
 }
 
 /// `BufferError` for what would move or free memory that is being looked at.
 #[cold]
 pub(crate) fn viewed(what: &str, views: usize) -> PyErr {
     let noun = if views == 1 { "view" } else { "views" };
-    PyBufferError::new_err(format!("{views} {noun} of this {what} still exist"))
+    built_in::<PyBufferError>(&format!("{views} {noun} of this {what} still exist"))
 }

@@ -20,6 +20,7 @@ use pyo3::types::{PyList, PyTuple};
 
 use crate::cache::PageFragCache;
 use crate::error::{from_core, set};
+use crate::made::guarded;
 use crate::object::{Blank, blank, make_raw};
 use crate::{args, thread_end};
 
@@ -223,7 +224,8 @@ unsafe fn refill(
     size: usize,
 ) -> Result<*mut ffi::PyObject, Error> {
     // SAFETY: attached.
-    if let Err(error) = thread_end::watch(unsafe { Python::assume_attached() }) {
+    let py = unsafe { Python::assume_attached() };
+    if let Err(error) = guarded(py, || thread_end::watch(py)) {
         blank.scrap();
         return Ok(raise(error));
     }
@@ -249,9 +251,10 @@ unsafe fn one_slowly(
 ) -> Result<*mut ffi::PyObject, Error> {
     // SAFETY: the contract.
     let call = unsafe { Call::new(object, values, positional, names) };
-    let asked = call
-        .size_and_align()
-        .and_then(|asked| thread_end::watch(call.py).map(|()| asked));
+    let asked = guarded(call.py, || {
+        let asked = call.size_and_align()?;
+        thread_end::watch(call.py).map(|()| asked)
+    });
     match asked {
         Err(error) => Ok(raise(error)),
         Ok((size, align)) => {
@@ -315,7 +318,7 @@ unsafe extern "C" fn alloc_many(
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls the method attached, with these.
     let call = unsafe { Call::new(object, values, positional, names) };
-    match many(&call) {
+    match guarded(call.py, || many(&call)) {
         Ok(list) => list.into_ptr(),
         Err(error) => raise(error),
     }

@@ -11,11 +11,12 @@ use std::ptr;
 use pagefrag::RawFrag;
 use pyo3::exceptions::{PyException, PyIndexError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyMemoryView, PySlice, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyMemoryView, PySlice, PyTuple};
 
 use crate::buffer::Lent;
-use crate::error::{forget, from_gate, released};
+use crate::error::{forget, from_gate};
 use crate::gate::Inside;
+use crate::made::{self, number, text};
 use crate::object::{This, make};
 use crate::{args, home, object};
 
@@ -64,32 +65,28 @@ pub(crate) fn take_unique(this: This<'_, '_>) -> PyResult<RawFrag> {
         .ok_or_else(|| PyValueError::new_err("the fragment shares its memory with another one"))
 }
 
-fn number(py: Python<'_>, number: usize) -> Bound<'_, PyAny> {
-    PyInt::new(py, number).into_any()
-}
-
 fn truth(py: Python<'_>, truth: bool) -> Bound<'_, PyAny> {
     PyBool::new(py, truth).to_owned().into_any()
 }
 
 pub(crate) fn nbytes<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    Ok(number(this.py(), enter(this)?.len()))
+    number(this.py(), enter(this)?.len())
 }
 
 pub(crate) fn capacity<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    Ok(number(this.py(), enter(this)?.capacity()))
+    number(this.py(), enter(this)?.capacity())
 }
 
 pub(crate) fn page<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    Ok(number(this.py(), enter(this)?.page()))
+    number(this.py(), enter(this)?.page())
 }
 
 pub(crate) fn offset<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    Ok(number(this.py(), enter(this)?.offset()))
+    number(this.py(), enter(this)?.offset())
 }
 
 pub(crate) fn pinned_bytes<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    Ok(number(this.py(), enter(this)?.pinned_bytes()))
+    number(this.py(), enter(this)?.pinned_bytes())
 }
 
 pub(crate) fn readonly<'py>(this: This<'_, 'py>) -> Answer<'py> {
@@ -101,10 +98,9 @@ pub(crate) fn len(this: This<'_, '_>) -> PyResult<isize> {
     Ok(enter(this)?.len().cast_signed())
 }
 
-/// Never fails, so that a debugger can always print.
-#[allow(clippy::unnecessary_wraps)] // a slot like the others
+/// Also of a released fragment, so that a debugger can always print.
 pub(crate) fn repr<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    let text = match enter(this) {
+    let described = match this.body.gate.enter() {
         Err(_) => "<Fragment released>".to_owned(),
         Ok(raw) => format!(
             "<Fragment len={} cap={} page={:#x}+{} exports={} {}>",
@@ -116,16 +112,16 @@ pub(crate) fn repr<'py>(this: This<'_, 'py>) -> Answer<'py> {
             if this.body.readonly { "ro" } else { "rw" },
         ),
     };
-    Ok(PyString::new(this.py(), &text).into_any())
+    text(this.py(), &described)
 }
 
-fn bytes<'py>(py: Python<'py>, raw: &RawFrag) -> Bound<'py, PyBytes> {
+fn bytes<'py>(py: Python<'py>, raw: &RawFrag) -> PyResult<Bound<'py, PyBytes>> {
     // SAFETY: the fragment's bytes, alive while `raw` is borrowed.
-    unsafe { PyBytes::from_ptr(py, raw.as_ptr(), raw.len()) }
+    unsafe { made::bytes(py, raw.as_ptr(), raw.len()) }
 }
 
 pub(crate) fn tobytes<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    Ok(bytes(this.py(), &*enter(this)?).into_any())
+    Ok(bytes(this.py(), &*enter(this)?)?.into_any())
 }
 
 pub(crate) fn hex<'py>(
@@ -142,7 +138,7 @@ pub(crate) fn hash(this: This<'_, '_>) -> PyResult<isize> {
     if !this.body.readonly {
         return Err(PyValueError::new_err("cannot hash writable fragment"));
     }
-    bytes(this.py(), &inside).hash()
+    bytes(this.py(), &inside)?.hash()
 }
 
 /// `==` (or `!=` when not `wanted`).
@@ -153,7 +149,7 @@ pub(crate) fn equals<'py>(
 ) -> Answer<'py> {
     let py = this.py();
     // Inside from here on, so that the other object's code cannot release what we compare.
-    let Ok(inside) = enter(this) else {
+    let Ok(inside) = this.body.gate.enter() else {
         return Ok(truth(py, this.object.is(other) == wanted));
     };
     let lent = match Lent::by(other) {
@@ -223,10 +219,7 @@ pub(crate) fn item<'py>(this: This<'_, 'py>, index: isize) -> Answer<'py> {
     let byte = unsafe { inside.as_ptr().add(place) };
     // SAFETY: a byte of a fragment that stays while we are inside. Volatile, because a thread
     // without the interpreter may be writing: the value is then either, never undefined.
-    Ok(number(
-        this.py(),
-        usize::from(unsafe { byte.read_volatile() }),
-    ))
+    number(this.py(), usize::from(unsafe { byte.read_volatile() }))
 }
 
 pub(crate) fn subscript<'py>(this: This<'_, 'py>, key: &Bound<'py, PyAny>) -> Answer<'py> {
@@ -366,9 +359,7 @@ pub(crate) fn buffer<'py>(this: This<'_, 'py>, flags: &Bound<'py, PyAny>) -> Ans
 }
 
 pub(crate) fn enter_with<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    if enter(this).is_err() {
-        return Err(released("fragment"));
-    }
+    enter(this)?;
     Ok(this.object.to_owned())
 }
 

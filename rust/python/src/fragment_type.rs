@@ -13,6 +13,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use crate::error::set;
+use crate::made::guarded;
 use crate::object::This;
 use crate::{fragment, object};
 
@@ -52,8 +53,11 @@ unsafe extern "C" fn release_buffer(object: *mut ffi::PyObject, _view: *mut ffi:
 }
 
 /// What a slot hands back to the interpreter.
-fn hand_back(result: PyResult<Bound<'_, PyAny>>) -> *mut ffi::PyObject {
-    match result {
+fn hand_back<'py>(
+    py: Python<'py>,
+    answer: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
+) -> *mut ffi::PyObject {
+    match guarded(py, answer) {
         Ok(object) => object.into_ptr(),
         Err(error) => {
             set(error);
@@ -63,8 +67,8 @@ fn hand_back(result: PyResult<Bound<'_, PyAny>>) -> *mut ffi::PyObject {
 }
 
 /// The same for slots that return a number and -1 for an error.
-fn hand_back_number(result: PyResult<isize>) -> isize {
-    result.unwrap_or_else(|error| {
+fn hand_back_number(py: Python<'_>, answer: impl FnOnce() -> PyResult<isize>) -> isize {
+    guarded(py, answer).unwrap_or_else(|error| {
         set(error);
         -1
     })
@@ -80,7 +84,7 @@ macro_rules! plain {
         unsafe extern "C" fn raw(object: *mut ffi::PyObject, $($unused: $type),*) -> *mut ffi::PyObject {
             // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
             let this = unsafe { This::assume(object) };
-            hand_back($safe(this))
+            hand_back(this.py(), || $safe(this))
         }
         raw
     }};
@@ -97,7 +101,7 @@ macro_rules! with_one {
             let this = unsafe { This::assume(object) };
             // SAFETY: an argument that the caller keeps alive during the call.
             let other = unsafe { Borrowed::from_ptr(this.py(), other) };
-            hand_back($safe(this, &other))
+            hand_back(this.py(), || $safe(this, &other))
         }
         raw
     }};
@@ -117,7 +121,7 @@ macro_rules! with_named {
             let args = unsafe { Borrowed::from_ptr(this.py(), args) };
             // SAFETY: a dict that the caller keeps alive during the call, or null.
             let named = unsafe { Borrowed::from_ptr_or_opt(this.py(), named) };
-            hand_back($safe(this, &args, named.as_deref()))
+            hand_back(this.py(), || $safe(this, &args, named.as_deref()))
         }
         raw
     }};
@@ -126,7 +130,7 @@ macro_rules! with_named {
 unsafe extern "C" fn length(object: *mut ffi::PyObject) -> ffi::Py_ssize_t {
     // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
     let this = unsafe { This::assume(object) };
-    hand_back_number(fragment::len(this))
+    hand_back_number(this.py(), || fragment::len(this))
 }
 
 unsafe extern "C" fn iter(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -137,7 +141,7 @@ unsafe extern "C" fn iter(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
 unsafe extern "C" fn hash(object: *mut ffi::PyObject) -> ffi::Py_hash_t {
     // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
     let this = unsafe { This::assume(object) };
-    hand_back_number(fragment::hash(this))
+    hand_back_number(this.py(), || fragment::hash(this))
 }
 
 unsafe extern "C" fn item(
@@ -146,7 +150,7 @@ unsafe extern "C" fn item(
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls attached, with an object of this type, kept alive.
     let this = unsafe { This::assume(object) };
-    hand_back(fragment::item(this, index))
+    hand_back(this.py(), || fragment::item(this, index))
 }
 
 unsafe extern "C" fn assign(
@@ -160,7 +164,7 @@ unsafe extern "C" fn assign(
     let key = unsafe { Borrowed::from_ptr(this.py(), key) };
     // SAFETY: an argument that the caller keeps alive during the call; null means deletion.
     let value = unsafe { Borrowed::from_ptr_or_opt(this.py(), value) };
-    match fragment::assign(this, &key, value.as_deref()) {
+    match guarded(this.py(), || fragment::assign(this, &key, value.as_deref())) {
         Ok(()) => 0,
         Err(error) => {
             set(error);
@@ -182,10 +186,10 @@ unsafe extern "C" fn compare(
         ffi::Py_EQ => true,
         ffi::Py_NE => false,
         _ => {
-            return hand_back(Ok(this.py().NotImplemented().into_bound(this.py())));
+            return this.py().NotImplemented().into_ptr();
         }
     };
-    hand_back(fragment::equals(this, &other, wanted))
+    hand_back(this.py(), || fragment::equals(this, &other, wanted))
 }
 
 const fn method(

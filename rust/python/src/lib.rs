@@ -4,8 +4,8 @@
 //! `object` below it and `fragment_type` above), `netdev`, `napi`, `skb`, `ring`, `batch`, `tx`
 //! (with `held` and `destination`). Rules that they share: `args` (what is accepted as a number),
 //! `error` (how errors cross), `gate` (who is inside a fragment), `buffer` (bytes lent and
-//! borrowed), `home` (the default cache), `stats`, `thread_end`, `vessel` (the objects' own
-//! memory). Calls go down; the house test holds that.
+//! borrowed), `home` (the default cache), `made` (numbers, strings and bytes for Python), `stats`,
+//! `thread_end`, `vessel` (the objects' own memory). Calls go down; the house test holds that.
 //!
 //! Classes are frozen; state that changes is atomic or behind a lock of its own, and no lock is
 //! held while Python code can run.
@@ -22,6 +22,7 @@ mod fragment_type;
 mod gate;
 mod held;
 mod home;
+mod made;
 mod napi;
 mod netdev;
 mod object;

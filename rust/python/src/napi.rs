@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 
 use crate::args::Whole;
 use crate::error::{from_core, out_of_context};
+use crate::made::{Number, Text};
 use crate::pool::{PagePool, or_default};
 use crate::skb::SkBuff;
 use crate::{args, object, stats, thread_end};
@@ -141,16 +142,14 @@ impl NapiCache {
         self.pool.clone_ref(py)
     }
 
-    fn __repr__(&self) -> String {
+    fn __repr__(&self) -> Text {
         let polling = if self.core().is_polling() {
             " polling"
         } else {
             ""
         };
-        format!(
-            "<NapiCache page_size={}{polling}>",
-            self.pool.get().core.page_size()
-        )
+        let page_size = self.pool.get().core.page_size();
+        Text(format!("<NapiCache page_size={page_size}{polling}>"))
     }
 }
 
@@ -228,8 +227,8 @@ impl NapiPoll {
     /// >>> NapiCache().poll(budget=8).budget
     /// 8
     #[getter]
-    fn budget(&self) -> usize {
-        self.budget
+    fn budget(&self) -> Number {
+        Number(self.budget)
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
@@ -254,13 +253,13 @@ impl NapiPoll {
         Ok(())
     }
 
-    fn __repr__(&self) -> String {
+    fn __repr__(&self) -> Text {
         let state = match self.state.load(Ordering::Relaxed) {
             AHEAD => "not begun",
             RUNNING => "running",
             _ => "over",
         };
-        format!("<NapiPoll budget={} {state}>", self.budget)
+        Text(format!("<NapiPoll budget={} {state}>", self.budget))
     }
 }
 

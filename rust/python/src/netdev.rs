@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 
 use crate::args::Whole;
 use crate::error::from_core;
+use crate::made::Text;
 use crate::pool::{PagePool, or_default};
 use crate::skb::SkBuff;
 use crate::{args, object, stats, thread_end};
@@ -88,8 +89,11 @@ impl NetdevCache {
         self.pool.clone_ref(py)
     }
 
-    fn __repr__(&self) -> String {
-        format!("<NetdevCache page_size={}>", self.core.pool().page_size())
+    fn __repr__(&self) -> Text {
+        Text(format!(
+            "<NetdevCache page_size={}>",
+            self.core.pool().page_size()
+        ))
     }
 }
 

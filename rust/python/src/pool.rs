@@ -7,6 +7,7 @@ use pyo3::sync::PyOnceLock;
 
 use crate::args::Whole;
 use crate::error::{broken, from_core};
+use crate::made::{Number, Text};
 use crate::{args, stats};
 
 /// Pages of one size, cut from regions of 2 MiB, for any number of caches and threads.
@@ -95,8 +96,8 @@ impl PagePool {
     /// >>> cache.drain()
     /// >>> pool.trim(), pool.stats().regions_mapped
     /// (1, 0)
-    fn trim(&self) -> usize {
-        self.core.trim()
+    fn trim(&self) -> Number {
+        Number(self.core.trim())
     }
 
     /// What the pool may hold at most, in bytes of regions; None when there is no limit.
@@ -104,8 +105,8 @@ impl PagePool {
     /// >>> PagePool(max_bytes=64 << 20).max_bytes
     /// 67108864
     #[getter]
-    fn max_bytes(&self) -> Option<usize> {
-        self.core.max_bytes()
+    fn max_bytes(&self) -> Option<Number> {
+        self.core.max_bytes().map(Number)
     }
 
     /// Bytes of one page, which is also the largest fragment.
@@ -113,8 +114,8 @@ impl PagePool {
     /// >>> PagePool(65536).page_size
     /// 65536
     #[getter]
-    fn page_size(&self) -> usize {
-        self.core.page_size()
+    fn page_size(&self) -> Number {
+        Number(self.core.page_size())
     }
 
     /// Whether transparent huge pages are asked for: "auto" or "never".
@@ -147,18 +148,18 @@ impl PagePool {
         self.core.init_on_free()
     }
 
-    fn __repr__(&self) -> String {
+    fn __repr__(&self) -> Text {
         let stats = self.core.stats();
         let limit = self
             .core
             .max_bytes()
             .map_or("None".to_owned(), |bytes| bytes.to_string());
-        format!(
+        Text(format!(
             "<PagePool page_size={} held={} live={} max_bytes={limit}>",
             self.core.page_size(),
             stats.held_bytes,
             stats.live_bytes,
-        )
+        ))
     }
 }
 

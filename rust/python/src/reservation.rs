@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use crate::buffer::lend;
 use crate::error::{from_core, released, viewed};
+use crate::made::{Number, Text};
 use crate::{args, object};
 
 /// Room in a page, from `PageFragCache.prepare`: a writable buffer until it is committed.
@@ -103,8 +104,8 @@ impl Reservation {
     /// >>> PageFragCache().prepare(64).nbytes >= 64
     /// True
     #[getter]
-    fn nbytes(&self) -> PyResult<usize> {
-        self.look(|room| room.len())
+    fn nbytes(&self) -> PyResult<Number> {
+        self.look(|room| Number(room.len()))
     }
 
     /// The page that the room is in, as `Fragment.page`.
@@ -114,8 +115,8 @@ impl Reservation {
     /// >>> room.commit(64).page == page
     /// True
     #[getter]
-    fn page(&self) -> PyResult<usize> {
-        self.look(|room| room.page())
+    fn page(&self) -> PyResult<Number> {
+        self.look(|room| Number(room.page()))
     }
 
     /// Where in its page the room starts.
@@ -123,12 +124,12 @@ impl Reservation {
     /// >>> PageFragCache(PagePool()).prepare(64).offset
     /// 0
     #[getter]
-    fn offset(&self) -> PyResult<usize> {
-        self.look(|room| room.offset())
+    fn offset(&self) -> PyResult<Number> {
+        self.look(|room| Number(room.offset()))
     }
 
     fn __len__(&self) -> PyResult<usize> {
-        self.nbytes()
+        self.look(|room| room.len())
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
@@ -141,11 +142,15 @@ impl Reservation {
         self.release()
     }
 
-    fn __repr__(&self) -> String {
-        match self.look(|room| (room.len(), room.page(), room.offset())) {
-            Ok((len, page, offset)) => format!("<Reservation len={len} page={page:#x}+{offset}>"),
-            Err(_) => "<Reservation released>".to_owned(),
-        }
+    fn __repr__(&self) -> Text {
+        Text(
+            match self.look(|room| (room.len(), room.page(), room.offset())) {
+                Ok((len, page, offset)) => {
+                    format!("<Reservation len={len} page={page:#x}+{offset}>")
+                }
+                Err(_) => "<Reservation released>".to_owned(),
+            },
+        )
     }
 
     /// A memoryview of the bytes, as from Python 3.12 on.

@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use pagefrag::{Error, Frag, FragMut, net};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyInt, PyList, PyMemoryView, PySlice, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyMemoryView, PyTuple};
 
 use crate::buffer::{Lent, lend, lends};
-use crate::error::{from_core, released, viewed};
+use crate::error::{from_core, released, value, viewed};
+use crate::made::{self, Number, Text};
 use crate::object::This;
 use crate::{args, fragment, home, object};
 
@@ -118,13 +119,14 @@ impl Drop for KeptSkb {
 
 /// `memoryview(skb)[start:start + len]`.
 fn view<'py>(skb: &Bound<'py, SkBuff>, start: usize, len: usize) -> PyResult<Bound<'py, PyAny>> {
-    let (start, stop) = (start.cast_signed(), (start + len).cast_signed());
-    PyMemoryView::from(skb)?.get_item(PySlice::new(skb.py(), start, stop, 1))
+    let part = made::slice(skb.py(), start, start + len)?;
+    PyMemoryView::from(skb)?.get_item(part)
 }
 
 /// How much to put or push, and the bytes to fill it with, if given.
 fn amount(what: &Bound<'_, PyAny>) -> PyResult<(usize, Option<Lent>)> {
-    if what.is_instance_of::<PyInt>() || what.hasattr("__index__")? {
+    // SAFETY: attached, with an object that lives.
+    if unsafe { ffi::PyIndex_Check(what.as_ptr()) } != 0 {
         match args::whole(what, "n") {
             // An array has `__index__` too, and fails in it unless it is a single number.
             Err(error) if error.is_instance_of::<PyTypeError>(what.py()) && lends(what) => {}
@@ -214,8 +216,8 @@ impl SkBuff {
     /// >>> netdev_alloc_skb(100).headroom
     /// 64
     #[getter]
-    fn headroom(&self) -> PyResult<usize> {
-        self.with(|core| core.headroom())
+    fn headroom(&self) -> PyResult<Number> {
+        self.with(|core| Number(core.headroom()))
     }
 
     /// Bytes behind the linear data that can still be put.
@@ -223,8 +225,8 @@ impl SkBuff {
     /// >>> netdev_alloc_skb(100).tailroom >= 100
     /// True
     #[getter]
-    fn tailroom(&self) -> PyResult<usize> {
-        self.with(|core| core.tailroom())
+    fn tailroom(&self) -> PyResult<Number> {
+        self.with(|core| Number(core.tailroom()))
     }
 
     /// Bytes of data, those in fragments included; the same as `len()`.
@@ -232,8 +234,8 @@ impl SkBuff {
     /// >>> netdev_alloc_skb(100).len
     /// 0
     #[getter]
-    fn len(&self) -> PyResult<usize> {
-        self.with(|core| core.len())
+    fn len(&self) -> PyResult<Number> {
+        self.with(|core| Number(core.len()))
     }
 
     /// Bytes of data that are in fragments.
@@ -243,8 +245,8 @@ impl SkBuff {
     /// >>> skb.data_len
     /// 1000
     #[getter]
-    fn data_len(&self) -> PyResult<usize> {
-        self.with(|core| core.data_len())
+    fn data_len(&self) -> PyResult<Number> {
+        self.with(|core| Number(core.data_len()))
     }
 
     /// Bytes of memory that the packet accounts for; never less than what it holds.
@@ -252,8 +254,8 @@ impl SkBuff {
     /// >>> netdev_alloc_skb(1500).truesize
     /// 2176
     #[getter]
-    fn truesize(&self) -> PyResult<usize> {
-        self.with(|core| core.truesize())
+    fn truesize(&self) -> PyResult<Number> {
+        self.with(|core| Number(core.truesize()))
     }
 
     /// Appends a fragment's bytes without copying them. The fragment stays usable.
@@ -284,7 +286,7 @@ impl SkBuff {
             .into_iter()
             .map(|frag| object::make(py, frag.into_raw(), true))
             .collect();
-        PyTuple::new(py, made?)
+        made::tuple(py, made?)
     }
 
     /// A second skb with the same data, shared. Neither may change the linear data afterwards.
@@ -329,9 +331,7 @@ impl SkBuff {
     /// (True, b'one, two')
     fn coalesce(slf: &Bound<'_, Self>, other: &Bound<'_, Self>) -> PyResult<bool> {
         if slf.is(other) {
-            return Err(PyValueError::new_err(
-                "an skb cannot be coalesced with itself",
-            ));
+            return Err(value("an skb cannot be coalesced with itself"));
         }
         slf.get().with(|_| ())?;
         let taken = other.get().take()?;
@@ -355,14 +355,12 @@ impl SkBuff {
     fn buffers<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
         let linear = slf.get().with(|core| core.head_len())?;
-        let pieces = PyList::empty(py);
+        let mut pieces = Vec::new();
         if linear > 0 {
-            pieces.append(PyMemoryView::from(slf)?)?;
+            pieces.push(PyMemoryView::from(slf)?.into_any());
         }
-        for frag in slf.get().frags(py)? {
-            pieces.append(frag)?;
-        }
-        Ok(pieces)
+        pieces.extend(slf.get().frags(py)?);
+        made::list(py, pieces)
     }
 
     /// All data, copied.
@@ -370,12 +368,19 @@ impl SkBuff {
     /// >>> netdev_alloc_skb(100).tobytes()
     /// b''
     fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = self.with(|core| {
-            let mut bytes = Vec::with_capacity(core.len());
-            core.copy_to(&mut bytes);
-            bytes
-        })?;
-        Ok(PyBytes::new(py, &bytes))
+        // Allocating bytes runs no Python code, so the lock may be held.
+        self.with(|core| {
+            PyBytes::new_with(py, core.len(), |bytes| {
+                let mut rest = bytes;
+                let behind = core.frags().iter().map(|frag| &frag[..]);
+                for piece in std::iter::once(core.data()).chain(behind) {
+                    let (place, behind) = rest.split_at_mut(piece.len());
+                    place.copy_from_slice(piece);
+                    rest = behind;
+                }
+                Ok(())
+            })
+        })?
     }
 
     /// Gives the packet's memory back now; again does nothing. `BufferError` while views exist.
@@ -391,7 +396,7 @@ impl SkBuff {
     }
 
     fn __len__(&self) -> PyResult<usize> {
-        self.len()
+        self.with(|core| core.len())
     }
 
     /// An skb is true even if it is empty: it is a packet, not a container.
@@ -400,7 +405,7 @@ impl SkBuff {
         true
     }
 
-    fn __repr__(&self) -> String {
+    fn __repr__(&self) -> Text {
         let parts = self.with(|core| {
             let (len, data_len, frags) = (core.len(), core.data_len(), core.nr_frags());
             let (headroom, tailroom, truesize) =
@@ -410,7 +415,7 @@ impl SkBuff {
                  tailroom={tailroom} truesize={truesize}>"
             )
         });
-        parts.unwrap_or_else(|_| "<SkBuff released>".to_owned())
+        Text(parts.unwrap_or_else(|_| "<SkBuff released>".to_owned()))
     }
 
     /// A memoryview of the bytes, as from Python 3.12 on.

@@ -9,16 +9,20 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
 
+use crate::made::guarded;
+
 static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
 
 /// `pagefrag._stats.<class>(**fields)`.
 fn made<'py>(py: Python<'py>, class: &str, fields: &[(&str, u64)]) -> PyResult<Bound<'py, PyAny>> {
     let module = MODULE.get_or_try_init(py, || py.import("pagefrag._stats").map(Bound::unbind))?;
-    let named = PyDict::new(py);
-    for (name, value) in fields {
-        named.set_item(name, value)?;
-    }
-    module.bind(py).getattr(class)?.call((), Some(&named))
+    guarded(py, || {
+        let named = PyDict::new(py);
+        for (name, value) in fields {
+            named.set_item(name, value)?;
+        }
+        module.bind(py).getattr(class)?.call((), Some(&named))
+    })
 }
 
 /// The named fields of a struct of counters, as pairs.

@@ -1,0 +1,134 @@
+"""When memory runs out there is a `MemoryError`, and the process lives."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+LADDER = """
+import resource, sys
+import pagefrag
+pool = pagefrag.PagePool(1 << 20, huge_pages="never")
+frag = pagefrag.PageFragCache(pool).alloc(1 << 20)
+fixed = frag.toreadonly()
+skb = pagefrag.netdev_alloc_skb(100)
+for _ in range(17):
+    skb.add_frag(frag)
+with open("/proc/self/statm") as statm:
+    used = int(statm.read().split()[0]) * resource.getpagesize()
+before = pool.audit()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200_000, -1))
+try:
+    eval(sys.argv[1])
+except MemoryError:
+    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+    assert pool.audit() == before
+    print("refused")
+"""
+
+
+def run(program: str, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("act", ["frag.tobytes()", "hash(fixed)", "frag.hex()", "skb.tobytes()"])
+def test_copies_that_do_not_fit_are_refused(act: str) -> None:
+    done = run(LADDER, act)
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
+
+
+DOORS = {
+    "fragment": """
+f.nbytes; f.page; f.offset; f.capacity; f.pinned_bytes; repr(f); f.tobytes(); f.hex(); hash(ro)
+f[300]; f[1:500]; f == b"x"; f == b"x" * 2000; f[0:3] = b"abc"; f.toreadonly(); f.copy()
+f.__buffer__(0); memoryview(f); list(f[:9]); f.trim(5000); f["a"]; hash(f); gone.nbytes; repr(gone)
+""",
+    "cache": """
+c.alloc(3000); c.alloc(20000); c.try_alloc(200); c.alloc_many(70, 2000); c.alloc(0); c.alloc(1.5)
+c.alloc(size=100, align=256); exhausted.alloc(32768); c.prepare(1000); c.prepare(500).commit(300)
+c.stats(); repr(c); p.netdev_alloc_frag(1000); repr(p.NetdevCache(pool))
+""",
+    "pool": """
+pool.stats(); pool.audit(); pool.page_size; pool.max_bytes; pool.trim(); repr(pool)
+p.PagePool(4096); p.PageFragCache(pool); p.default_pool()
+""",
+    "skb": """
+p.netdev_alloc_skb(1000); skb.put(b"hello" * 60); skb.push(5); skb.pull(1); skb.tobytes()
+skb.buffers(); skb.frags; skb.linearize(); repr(skb); skb.truesize; skb.headroom; skb.len
+skb.clone(); skb.coalesce(skb); memoryview(skb); skb.put(10**6); skb.put(-1)
+""",
+    "batch": """
+b.lengths; b.pages; b.addresses; b[0]; b[:]; list(b); repr(b); b[99]
+""",
+    "napi": """
+over.alloc_frag(5); polled(); repr(napi); repr(over)
+""",
+}
+
+PROGRAM = """
+import socket, sys
+import _testcapi
+import pagefrag as p
+
+def polled():
+    with napi.poll() as context:
+        context.alloc_frag(1000)
+        context.consume_skb(context.alloc_skb(1000))
+
+def prepared():
+    global pool, c, f, ro, gone, skb, b, napi, over
+    pool = p.PagePool(huge_pages="never")
+    c = p.PageFragCache(pool)
+    f, ro, gone = c.alloc(2000), c.alloc(1000).toreadonly(), c.alloc(1000)
+    gone.release()
+    skb = p.netdev_alloc_skb(1000)
+    skb.put(b"abc").release()
+    skb.push(1).release()
+    for _ in range(3):
+        sock.sendto(b"x" * 500, sock.getsockname())
+    b = ring.recv(3)
+    napi = p.NapiCache(pool)
+    with napi.poll() as over:
+        pass
+    pool.stats()
+
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("127.0.0.1", 0))
+ring = p.RxRing(sock)
+exhausted = p.PageFragCache(p.PagePool(max_bytes=2 << 20))
+full = [exhausted.alloc(32768) for _ in range(64)]
+usual = (MemoryError, ValueError, TypeError, IndexError, BufferError, p.ContextError)
+for act in sys.argv[1].replace("\\n", ";").split(";"):
+    act = compile(act.strip(), act, "exec")
+    for nth in range(8):
+        for stop in (nth + 1, 0):
+            prepared()
+            caught = None
+            try:
+                _testcapi.set_nomemory(nth, stop)
+                try:
+                    exec(act)
+                finally:
+                    _testcapi.remove_mem_hooks()
+            except usual:
+                pass
+            except BaseException as error:
+                caught = f"{type(error).__name__}: {error}"
+            if caught:
+                print(act.co_filename, nth, stop, caught)
+            pool.audit()
+print("lived")
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("_testcapi") is None, reason="this Python has no _testcapi"
+)
+@pytest.mark.parametrize("door", DOORS)
+def test_any_allocation_may_fail(door: str) -> None:
+    done = run(PROGRAM, DOORS[door])
+    assert (done.returncode, done.stdout) == (0, "lived\n"), done.stderr[-3000:]
