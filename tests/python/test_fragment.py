@@ -168,6 +168,16 @@ def test_other_keys_are_type_errors(cache: PageFragCache, key: Any) -> None:
         frag[2**70]
 
 
+def test_indices_of_c_are_counted_from_the_end_once(cache: PageFragCache) -> None:
+    get = ctypes.pythonapi.PySequence_GetItem
+    get.restype, get.argtypes = ctypes.py_object, (ctypes.py_object, ctypes.c_ssize_t)
+    frag = filled(cache, b"abc")
+    assert [get(frag, index) for index in (-3, -1, 0, 2)] == [97, 99, 97, 99]
+    for index in (-7, -6, -5, -4, 3, 4):
+        with pytest.raises(IndexError):
+            get(frag, index)
+
+
 @pytest.mark.parametrize("value", ["a", 1.5, None, b"a"])
 def test_other_values_are_type_errors(cache: PageFragCache, value: Any) -> None:
     frag = filled(cache, BYTES)

@@ -214,6 +214,10 @@ fn span(key: &Bound<'_, PySlice>, len: usize) -> PyResult<(usize, usize)> {
 /// The byte at `index`, which the interpreter has counted from the start already.
 pub(crate) fn item<'py>(this: This<'_, 'py>, index: isize) -> Answer<'py> {
     let inside = enter(this)?;
+    // Below 0 it still is when there are not so many bytes: that is not to be counted again.
+    if index < 0 {
+        return Err(PyIndexError::new_err("index out of bounds"));
+    }
     let place = place(index, inside.len())?;
     // SAFETY: `place` is below the length.
     let byte = unsafe { inside.as_ptr().add(place) };
