@@ -160,6 +160,11 @@ pub(crate) fn value(why: &str) -> PyErr {
     built_in::<PyValueError>(why)
 }
 
+/// `BufferError`.
+fn in_use(why: &str) -> PyErr {
+    built_in::<PyBufferError>(why)
+}
+
 /// `IndexError`.
 pub(crate) fn index(why: &str) -> PyErr {
     built_in::<PyIndexError>(why)
@@ -254,7 +259,13 @@ pub(crate) fn from_core(error: Error) -> PyErr {
 pub(crate) fn from_gate(refusal: Refusal, what: &str) -> PyErr {
     match refusal {
         Refusal::Shut => released(what),
-        Refusal::Occupied(views) => viewed(what, views),
+        // A call that runs on another thread is inside as a view is.
+        Refusal::Occupied(1) => in_use(&format!(
+            "1 view of this {what} still exists, or a call runs"
+        )),
+        Refusal::Occupied(inside) => in_use(&format!(
+            "{inside} views of this {what} still exist, or calls run"
+        )),
     }
 }
 
@@ -267,6 +278,10 @@ pub(crate) fn released(what: &str) -> PyErr {
 /// `BufferError` for what would move or free memory that is being looked at.
 #[cold]
 pub(crate) fn viewed(what: &str, views: usize) -> PyErr {
-    let noun = if views == 1 { "view" } else { "views" };
-    built_in::<PyBufferError>(&format!("{views} {noun} of this {what} still exist"))
+    let (noun, verb) = if views == 1 {
+        ("view", "exists")
+    } else {
+        ("views", "exist")
+    };
+    in_use(&format!("{views} {noun} of this {what} still {verb}"))
 }

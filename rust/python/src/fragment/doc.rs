@@ -75,7 +75,7 @@ Doing it again does nothing. `BufferError` while views exist; any other use afte
 >>> frag.release()
 Traceback (most recent call last):
     ...
-BufferError: 1 view of this fragment still exist
+BufferError: 1 view of this fragment still exists, or a call runs
 >>> view.release()
 >>> frag.release()
 >>> frag
