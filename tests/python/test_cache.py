@@ -363,3 +363,19 @@ def test_repr() -> None:
     assert repr(PageFragCache(PagePool(4096), granule=1)) == (
         "<PageFragCache granule=1 page_size=4096>"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("page_size", PagePool),
+        ("granule", lambda n: PageFragCache(granule=n)),
+        ("align", lambda n: pagefrag.netdev_alloc_frag(64, align=n)),
+        ("align", lambda n: PageFragCache().alloc(64, align=n)),
+        ("budget", lambda n: pagefrag.NapiCache().poll(budget=n)),
+    ],
+)
+def test_a_refused_number_is_named(name: str, call: Callable[[int], object]) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must not be negative") as refused:
+        call(-1)
+    assert str(refused.value) == f"{name} must not be negative"

@@ -32,6 +32,17 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Whole {
     }
 }
 
+/// [`whole`] for arguments with a default, by their names: `#[pyo3(from_py_with = args::align)]`.
+macro_rules! named {
+    ($($name:ident),*) => {
+        $(pub(crate) fn $name(number: &Bound<'_, PyAny>) -> PyResult<usize> {
+            whole(number, stringify!($name))
+        })*
+    };
+}
+
+named!(align, budget, granule, page_size);
+
 /// [`whole`], or the given default when the argument is missing.
 pub(crate) fn whole_or(
     number: Option<&Bound<'_, PyAny>>,

@@ -8,7 +8,6 @@ use pagefrag::{Granule, LocalCache};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::args::Whole;
 use crate::error::from_core;
 use crate::made::Text;
 use crate::pool::{PagePool, or_default};
@@ -49,9 +48,13 @@ impl PageFragCache {
 #[pymethods]
 impl PageFragCache {
     #[new]
-    #[pyo3(signature = (pool=None, *, granule=Whole(64)), text_signature = "(pool=None, *, granule=64)")]
-    fn new(py: Python<'_>, pool: Option<Py<PagePool>>, granule: Whole) -> PyResult<Self> {
-        let granule = match granule.0 {
+    #[pyo3(signature = (pool=None, *, granule=64), text_signature = "(pool=None, *, granule=64)")]
+    fn new(
+        py: Python<'_>,
+        pool: Option<Py<PagePool>>,
+        #[pyo3(from_py_with = args::granule)] granule: usize,
+    ) -> PyResult<Self> {
+        let granule = match granule {
             64 => Granule::Line,
             1 => Granule::Byte,
             other => {

@@ -9,7 +9,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pagefrag::{Error, net};
 use pyo3::prelude::*;
 
-use crate::args::Whole;
 use crate::error::{from_core, out_of_context};
 use crate::made::{Number, Text};
 use crate::pool::{PagePool, or_default};
@@ -68,11 +67,11 @@ impl NapiCache {
     /// >>> with NapiCache().poll(budget=16) as ctx:
     /// ...     ctx.budget
     /// 16
-    #[pyo3(signature = (budget=Whole(64)), text_signature = "($self, budget=64)")]
-    fn poll(slf: Bound<'_, Self>, budget: Whole) -> NapiPoll {
+    #[pyo3(signature = (budget=64), text_signature = "($self, budget=64)")]
+    fn poll(slf: Bound<'_, Self>, #[pyo3(from_py_with = args::budget)] budget: usize) -> NapiPoll {
         NapiPoll {
             cache: slf.unbind(),
-            budget: budget.0,
+            budget,
             state: AtomicU8::new(AHEAD),
         }
     }
@@ -83,15 +82,15 @@ impl NapiCache {
     /// >>> with napi.poll():
     /// ...     napi.alloc_frag(64).nbytes
     /// 64
-    #[pyo3(signature = (size, *, align=Whole(1)), text_signature = "($self, size, *, align=1)")]
+    #[pyo3(signature = (size, *, align=1), text_signature = "($self, size, *, align=1)")]
     fn alloc_frag<'py>(
         &self,
         py: Python<'py>,
         size: &Bound<'py, PyAny>,
-        align: Whole,
+        #[pyo3(from_py_with = args::align)] align: usize,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let size = args::whole(size, "size")?;
-        let frag = self.call(|context| context.try_alloc_frag(size, align.0))?;
+        let frag = self.call(|context| context.try_alloc_frag(size, align))?;
         frag.map(|frag| object::make(py, frag.into_raw(), false))
             .transpose()
     }
@@ -193,12 +192,12 @@ impl NapiPoll {
     /// >>> with NapiCache().poll() as ctx:
     /// ...     ctx.alloc_frag(100, align=256).offset % 256
     /// 0
-    #[pyo3(signature = (size, *, align=Whole(1)), text_signature = "($self, size, *, align=1)")]
+    #[pyo3(signature = (size, *, align=1), text_signature = "($self, size, *, align=1)")]
     fn alloc_frag<'py>(
         &self,
         py: Python<'py>,
         size: &Bound<'py, PyAny>,
-        align: Whole,
+        #[pyo3(from_py_with = args::align)] align: usize,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.cache()?.alloc_frag(py, size, align)
     }

@@ -3,7 +3,6 @@
 use pagefrag::net;
 use pyo3::prelude::*;
 
-use crate::args::Whole;
 use crate::error::from_core;
 use crate::made::Text;
 use crate::pool::{PagePool, or_default};
@@ -39,16 +38,16 @@ impl NetdevCache {
     ///
     /// >>> NetdevCache().alloc_frag(100).nbytes
     /// 100
-    #[pyo3(signature = (size, *, align=Whole(1)), text_signature = "($self, size, *, align=1)")]
+    #[pyo3(signature = (size, *, align=1), text_signature = "($self, size, *, align=1)")]
     fn alloc_frag<'py>(
         &self,
         py: Python<'py>,
         size: &Bound<'py, PyAny>,
-        align: Whole,
+        #[pyo3(from_py_with = args::align)] align: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
         let size = args::whole(size, "size")?;
         thread_end::watch(py)?;
-        let frag = self.core.alloc_frag(size, align.0).map_err(from_core)?;
+        let frag = self.core.alloc_frag(size, align).map_err(from_core)?;
         object::make(py, frag.into_raw(), false)
     }
 
@@ -102,15 +101,15 @@ impl NetdevCache {
 /// >>> netdev_alloc_frag(1500).capacity
 /// 1536
 #[pyfunction]
-#[pyo3(signature = (size, *, align=Whole(1)), text_signature = "(size, *, align=1)")]
+#[pyo3(signature = (size, *, align=1), text_signature = "(size, *, align=1)")]
 pub(crate) fn netdev_alloc_frag<'py>(
     py: Python<'py>,
     size: &Bound<'py, PyAny>,
-    align: Whole,
+    #[pyo3(from_py_with = args::align)] align: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     let size = args::whole(size, "size")?;
     thread_end::watch(py)?;
-    let frag = net::netdev_alloc_frag(size, align.0).map_err(from_core)?;
+    let frag = net::netdev_alloc_frag(size, align).map_err(from_core)?;
     object::make(py, frag.into_raw(), false)
 }
 

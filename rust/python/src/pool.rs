@@ -5,7 +5,6 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::args::Whole;
 use crate::error::{broken, from_core};
 use crate::made::{Number, Text};
 use crate::{args, stats};
@@ -32,10 +31,10 @@ pub(crate) struct PagePool {
 #[pymethods]
 impl PagePool {
     #[new]
-    #[pyo3(signature = (page_size=Whole(32768), *, max_bytes=None, huge_pages="auto", init_on_alloc=false, init_on_free=false),
+    #[pyo3(signature = (page_size=32768, *, max_bytes=None, huge_pages="auto", init_on_alloc=false, init_on_free=false),
            text_signature = "(page_size=32768, *, max_bytes=None, huge_pages='auto', init_on_alloc=False, init_on_free=False)")]
     fn new(
-        page_size: Whole,
+        #[pyo3(from_py_with = args::page_size)] page_size: usize,
         max_bytes: Option<&Bound<'_, PyAny>>,
         huge_pages: &str,
         init_on_alloc: bool,
@@ -54,7 +53,7 @@ impl PagePool {
             }
         };
         let mut builder = pagefrag::PagePool::builder()
-            .page_size(page_size.0)
+            .page_size(page_size)
             .huge_pages(huge_pages)
             .init_on_alloc(init_on_alloc)
             .init_on_free(init_on_free);
