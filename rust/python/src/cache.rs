@@ -21,6 +21,9 @@ use crate::{args, stats, thread_end};
 /// a whole. Any thread may use a cache: each carves pages of its own, so threads do not disturb
 /// one another. Fragments outlive their cache.
 ///
+/// With `granule=1` a fragment that was ever sliced counts as shared for good, also when the slices
+/// are gone: `build_skb` refuses it, and `live_bytes` counts the bytes of each sharer.
+///
 /// >>> cache = PageFragCache()
 /// >>> frag = cache.alloc(1500)
 /// >>> frag.nbytes, frag.capacity

@@ -45,6 +45,9 @@ What is behind them is free again at once, unless another fragment shares the me
 pub(crate) const TOREADONLY: &CStr =
     c"toreadonly($self, /)\n--\n\nA read-only fragment that shares the memory.
 
+It can be hashed, by its bytes as they are now. Whoever still writes through another fragment of
+the same memory changes them, and with them the hash: keep no such fragment in a set or a dict.
+
 >>> frag = PageFragCache().alloc(1).toreadonly()
 >>> frag.readonly
 True
@@ -53,7 +56,9 @@ True
 pub(crate) const COPY: &CStr =
     c"copy($self, /, *, cache=None)\n--\n\nThe same bytes in memory of their own, writable.
 
-The memory is carved from `cache`, or from the calling thread's cache of the default pool.
+The memory is carved from `cache`, or from the calling thread's cache of the default pool. Without
+a `cache`, more than a page of the default pool comes from a pool of 1 MiB pages that is kept for
+such copies, has no limit and is in nobody's `stats`.
 
 >>> frag = PageFragCache().alloc(2)
 >>> frag[:] = b'hi'
