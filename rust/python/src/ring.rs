@@ -108,7 +108,7 @@ impl State {
 /// sender, which the ring takes apart again; it needs a cache whose pages hold 64 KiB. Datagrams
 /// up to `copybreak` bytes are moved together so that they do not hold whole buffers. With
 /// `timestamps` the kernel tells when each came, with `interfaces` through which interface
-/// (`Batch.timestamps`, `Batch.interfaces`). `cache` is
+/// (`Batch.timestamps`, `Batch.interfaces`). `async for batch in ring` waits for batches; `cache` is
 /// where the fragments come from; without one, the ring has its own over the default pool.
 ///
 /// A pool at its limit is no error: what cannot be kept is read, thrown away and counted in
@@ -521,6 +521,13 @@ impl RxRing {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.sock)?;
         visit.call(&self.cache)
+    }
+
+    /// Batches as they come, for `async for`, until the ring is closed: see `pagefrag.aio`.
+    fn __aiter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
+        slf.py()
+            .import("pagefrag.aio")?
+            .call_method1("batches", (slf,))
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
