@@ -25,13 +25,15 @@ from pagefrag import RxRing
 class Stop(Protocol):
     """Set when it is time to end: an event of threads or of processes."""
 
-    def is_set(self) -> bool: ...
+    def is_set(self) -> bool:
+        """Tell whether it is."""
 
 
 class Told(Protocol):
     """Where the queues say how it goes: a queue of threads or of processes."""
 
-    def put(self, word: object, /) -> None: ...
+    def put(self, word: object, /) -> None:
+        """Say *word*."""
 
 
 def listen(port: int) -> socket.socket:
