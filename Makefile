@@ -28,7 +28,7 @@ QUICK_LINK := CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNIT
 
 .PHONY: help
 help: ## list what there is to type
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- set up -----------------------------------------------------------------
 
@@ -91,6 +91,10 @@ loom: ## every concurrency model, in full
 .PHONY: loom-quick
 loom-quick: ## every concurrency model, few preemptions, a few seconds each
 	LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) LOOM_MAX_DURATION=$(SECONDS_A_MODEL) $(PYTHON) tests/run_models.py
+
+.PHONY: campaign-rings
+campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, off; each checked
+	$(BIN)/python tests/campaign_rings.py $(ARGS)
 
 .PHONY: bench
 bench: $(MARKS)/module ## every bench of both languages, rivals beside

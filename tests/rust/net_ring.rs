@@ -4,12 +4,12 @@ mod net;
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use net::{Bench, V4, bench_on, families, one_region, set_option};
-use pagefrag::net::{Readiness, RxOptions, RxRing, wait_readable};
+use pagefrag::net::{Readiness, RxOptions, RxPacket, RxRing, wait_readable};
 use pagefrag::{FragMut, PageFragCache, PagePool};
 use pagefrag_tests::first_damage;
 
@@ -331,7 +331,7 @@ fn what_the_kernel_drops_is_counted_from_the_ring_on() {
 }
 
 #[test]
-fn what_is_no_udp_socket_is_refused_with_its_number() {
+fn what_no_ring_can_receive_from_is_refused_with_its_number() {
     let pool = PagePool::global();
     let code = |socket: std::os::fd::BorrowedFd<'_>| {
         RxRing::new(socket, pool, RxOptions::default())
@@ -341,10 +341,70 @@ fn what_is_no_udp_socket_is_refused_with_its_number() {
     };
     let tcp = TcpListener::bind(V4).unwrap();
     assert_eq!(code(tcp.as_fd()), Some(libc::EPROTOTYPE));
-    let unix = UnixDatagram::unbound().unwrap();
-    assert_eq!(code(unix.as_fd()), Some(libc::EAFNOSUPPORT));
+    let (stream, _other) = UnixStream::pair().unwrap();
+    assert_eq!(code(stream.as_fd()), Some(libc::EPROTOTYPE));
     let file = std::fs::File::open("/proc/self/exe").unwrap();
     assert_eq!(code(file.as_fd()), Some(libc::ENOTSOCK));
+}
+
+#[test]
+fn a_unix_socket_gives_packets_names_and_times() {
+    let pool = PagePool::global();
+    let path = std::env::temp_dir().join(format!("pagefrag-{}-{:060}", std::process::id(), 7));
+    let sender = UnixDatagram::bind(&path).unwrap();
+    let (socket, other) = UnixDatagram::pair().unwrap();
+    let options = RxOptions {
+        timestamps: true,
+        ..RxOptions::default()
+    };
+    let mut ring = RxRing::new(&socket, pool, options).unwrap();
+    let mut cache = PageFragCache::new(pool);
+    other.send(b"nameless").unwrap();
+    let first = ring.recv(&mut cache, 64).unwrap();
+    let packet = &first.packets()[0];
+    assert_eq!(&packet.frag[..], b"nameless");
+    assert!(packet.name().is_empty());
+    assert!(packet.timestamp().is_some());
+    assert_eq!(packet.interface(), None);
+
+    let listener = UnixDatagram::bind(path.with_extension("in")).unwrap();
+    let mut ring = RxRing::new(&listener, pool, RxOptions::default()).unwrap();
+    sender.send_to(b"named", path.with_extension("in")).unwrap();
+    let second = ring.recv(&mut cache, 64).unwrap();
+    let name = second.packets()[0].name();
+    assert_eq!(
+        name[2..].strip_suffix(&[0]),
+        Some(path.as_os_str().as_encoded_bytes())
+    );
+    assert_eq!(second.packets()[0].source.to_socket_addr(), None);
+    assert_eq!(second.packets()[0].timestamp(), None);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::remove_file(path.with_extension("in")).unwrap();
+}
+
+#[test]
+fn each_packet_tells_its_time_and_interface() {
+    for bind in families() {
+        let options = RxOptions {
+            timestamps: true,
+            interfaces: true,
+            ..RxOptions::default()
+        };
+        let mut bench = bench_on(PagePool::new(32 * 1024).unwrap(), bind, options);
+        let before = SystemTime::now();
+        for seed in 0..10 {
+            bench.send(100, seed);
+        }
+        let packets = bench.recv_all(10);
+        let times: Vec<_> = packets.iter().filter_map(RxPacket::timestamp).collect();
+        assert_eq!(times.len(), 10);
+        assert!(times.is_sorted());
+        let first = Duration::from_nanos(times[0].unsigned_abs());
+        assert!(SystemTime::UNIX_EPOCH + first >= before);
+        let interface = packets[0].interface();
+        assert!(interface.is_some());
+        assert!(packets.iter().all(|packet| packet.interface() == interface));
+    }
 }
 
 #[test]

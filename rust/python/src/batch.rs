@@ -2,14 +2,16 @@
 //! whoever reads the batch as arrays creates none.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::mem::replace;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pagefrag::FragMut;
-use pagefrag::net::{RxBatch, Source};
+use pagefrag::net::{RxBatch, RxPacket, Source};
 use pyo3::prelude::*;
-use pyo3::types::{PyMemoryView, PySlice, PyTuple};
+use pyo3::types::{PyBytes, PyMemoryView, PySlice, PyString, PyTuple};
 
 use crate::error::{index as out_of_range, released};
 use crate::made::{self, Text, guarded};
@@ -23,6 +25,38 @@ struct Packet {
     offset: u32,
     page: usize,
     source: Source,
+    /// The whole name of the sender where `source` has not room for it.
+    long_name: Option<Box<[u8]>>,
+    timestamp: i64,
+    interface: u32,
+    truncated: bool,
+    segment: bool,
+}
+
+impl Packet {
+    fn of(packet: &RxPacket) -> Self {
+        let name = packet.name();
+        Self {
+            len: short(packet.frag.len()),
+            wire_len: short(packet.wire_len()),
+            offset: short(packet.frag.offset()),
+            page: packet.frag.page(),
+            source: packet.source,
+            long_name: (name.len() > packet.source.as_bytes().len()).then(|| name.into()),
+            timestamp: packet.timestamp().unwrap_or(0),
+            interface: packet.interface().unwrap_or(0),
+            truncated: packet.is_truncated(),
+            segment: packet.is_segment(),
+        }
+    }
+
+    /// The raw address of the sender.
+    fn name(&self) -> &[u8] {
+        match &self.long_name {
+            Some(name) => name,
+            None => self.source.as_bytes(),
+        }
+    }
 }
 
 /// A number below the size of a page or of a datagram, which are both below 4 GiB.
@@ -58,8 +92,8 @@ impl Place {
 
 /// The packets of one `RxRing.recv`: a sequence of fragments.
 ///
-/// `batch[i]` is the same `Fragment` each time. `lengths`, `offsets` and `pages` are memoryviews
-/// that `numpy.asarray` takes as they are. `release()` (or the end of a `with` block) gives back
+/// `batch[i]` is the same `Fragment` each time. `lengths`, `offsets`, `timestamps` and their like
+/// are memoryviews that `numpy.asarray` takes as they are, without a copy. `release()` (or the end of a `with` block) gives back
 /// everything that nobody else refers to.
 ///
 /// >>> import socket
@@ -85,13 +119,7 @@ impl Batch {
         let mut packets = Vec::with_capacity(batch.len());
         let mut places = Vec::with_capacity(batch.len());
         for packet in batch.drain() {
-            packets.push(Packet {
-                len: short(packet.frag.len()),
-                wire_len: short(packet.wire_len()),
-                offset: short(packet.frag.offset()),
-                page: packet.frag.page(),
-                source: packet.source,
-            });
+            packets.push(Packet::of(&packet));
             places.push(Place::Raw(packet.frag));
         }
         Self {
@@ -171,6 +199,45 @@ fn address(py: Python<'_>, address: SocketAddr) -> PyResult<Bound<'_, PyAny>> {
     Ok(tuple)
 }
 
+/// The same of a UNIX or a packet socket; `None` from a UNIX socket without a name.
+#[cold]
+fn other_address<'py>(py: Python<'py>, name: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let part = |at: usize, len: usize| name.get(at..at + len);
+    let (Some(&[first, second]), module) = (name.first_chunk::<2>(), py.import("socket")?) else {
+        return Ok(py.None().into_bound(py));
+    };
+    let is_family = |constant| -> PyResult<bool> {
+        let number: u16 = module.getattr(constant)?.extract()?;
+        Ok(u16::from_ne_bytes([first, second]) == number)
+    };
+    if is_family("AF_UNIX")? {
+        let path = &name[2..];
+        if path.first().is_none_or(|first| *first == 0) {
+            return Ok(PyBytes::new(py, path).into_any());
+        }
+        let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
+        return Ok(OsStr::from_bytes(path).into_pyobject(py)?.into_any());
+    }
+    if is_family("AF_PACKET")?
+        && let (Some(&[p0, p1, i0, i1, i2, i3, h0, h1, kind, len]), Some(rest)) = (
+            part(2, 10).and_then(|part| part.first_chunk()),
+            name.get(12..),
+        )
+    {
+        let index = u32::from_ne_bytes([i0, i1, i2, i3]);
+        let interface = module.call_method1("if_indextoname", (index,));
+        // An interface that is gone has no name any more.
+        let interface = interface.unwrap_or_else(|_| PyString::new(py, "").into_any());
+        let hardware = PyBytes::new(py, &rest[..usize::from(len).min(rest.len())]);
+        let (protocol, hardware_type) =
+            (u16::from_be_bytes([p0, p1]), u16::from_ne_bytes([h0, h1]));
+        return Ok((interface, protocol, kind, hardware_type, hardware)
+            .into_pyobject(py)?
+            .into_any());
+    }
+    Ok(py.None().into_bound(py))
+}
+
 #[pymethods]
 impl Batch {
     /// Bytes of each packet, as a memoryview of format 'I'.
@@ -209,24 +276,66 @@ impl Batch {
         self.array(py, "N", |packet| packet.page.to_ne_bytes())
     }
 
+    /// When the kernel took each packet in: nanoseconds since 1970, as a memoryview of format 'q'.
+    ///
+    /// 0 without `RxRing(timestamps=True)`. Packets that the kernel has joined have one time.
+    ///
+    /// >>> list(empty_batch.timestamps)
+    /// []
+    #[getter]
+    fn timestamps<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.array(py, "q", |packet| packet.timestamp.to_ne_bytes())
+    }
+
+    /// The number of the interface through which each packet came, as a memoryview of format 'I'.
+    ///
+    /// `socket.if_indextoname` knows its name. 0 without `RxRing(interfaces=True)`, unless the
+    /// socket is a packet socket.
+    ///
+    /// >>> list(empty_batch.interfaces)
+    /// []
+    #[getter]
+    fn interfaces<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.array(py, "I", |packet| packet.interface.to_ne_bytes())
+    }
+
+    /// Whether each packet was longer than its buffer, as a memoryview of format '?'.
+    ///
+    /// >>> list(empty_batch.truncated)
+    /// []
+    #[getter]
+    fn truncated<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.array(py, "?", |packet| [u8::from(packet.truncated)])
+    }
+
+    /// Whether each packet is a segment of several that the kernel had joined (GRO), as a
+    /// memoryview of format '?'.
+    ///
+    /// >>> list(empty_batch.segments)
+    /// []
+    #[getter]
+    fn segments<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.array(py, "?", |packet| [u8::from(packet.segment)])
+    }
+
     /// Who sent each packet, as the `socket` module writes addresses; equal ones are one object.
     ///
     /// >>> empty_batch.addresses
     /// ()
     #[getter]
     fn addresses<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let mut known: HashMap<Source, Bound<'py, PyAny>> = HashMap::new();
+        let mut known: HashMap<&[u8], Bound<'py, PyAny>> = HashMap::new();
         let mut found = Vec::with_capacity(self.packets.len());
         for packet in &self.packets {
-            if let Some(known) = known.get(&packet.source) {
+            if let Some(known) = known.get(packet.name()) {
                 found.push(known.clone());
                 continue;
             }
             let made = match packet.source.to_socket_addr() {
                 Some(source) => guarded(py, || address(py, source))?,
-                None => py.None().into_bound(py),
+                None => guarded(py, || other_address(py, packet.name()))?,
             };
-            known.insert(packet.source, made.clone());
+            known.insert(packet.name(), made.clone());
             found.push(made);
         }
         made::tuple(py, found)

@@ -101,12 +101,14 @@ impl State {
     }
 }
 
-/// Receives datagrams of a UDP socket into fragments.
+/// Receives datagrams of a UDP, UNIX or packet socket into fragments.
 ///
 /// `slots` is how many datagrams one system call can bring, `buf_size` how long each may be (a
 /// longer one is cut; `Batch.wire_lengths` tells). With `gro` the kernel may join datagrams of one
 /// sender, which the ring takes apart again; it needs a cache whose pages hold 64 KiB. Datagrams
-/// up to `copybreak` bytes are moved together so that they do not hold whole buffers. `cache` is
+/// up to `copybreak` bytes are moved together so that they do not hold whole buffers. With
+/// `timestamps` the kernel tells when each came, with `interfaces` through which interface
+/// (`Batch.timestamps`, `Batch.interfaces`). `async for batch in ring` waits for batches; `cache` is
 /// where the fragments come from; without one, the ring has its own over the default pool.
 ///
 /// A pool at its limit is no error: what cannot be kept is read, thrown away and counted in
@@ -347,8 +349,13 @@ impl RxRing {
 #[pymethods]
 impl RxRing {
     #[new]
-    #[pyo3(signature = (sock, *, slots=Whole(64), buf_size=Whole(2048), gro=true, copybreak=Whole(256), cache=None),
-           text_signature = "(sock, *, slots=64, buf_size=2048, gro=True, copybreak=256, cache=None)")]
+    #[pyo3(signature = (sock, *, slots=Whole(64), buf_size=Whole(2048), gro=true, copybreak=Whole(256), timestamps=false, interfaces=false, cache=None),
+           text_signature = "(sock, *, slots=64, buf_size=2048, gro=True, copybreak=256, timestamps=False, interfaces=False, cache=None)")]
+    #[allow(
+        clippy::too_many_arguments,
+        clippy::fn_params_excessive_bools,
+        reason = "keywords"
+    )]
     fn new(
         py: Python<'_>,
         sock: Bound<'_, PyAny>,
@@ -356,6 +363,8 @@ impl RxRing {
         buf_size: Whole,
         gro: bool,
         copybreak: Whole,
+        timestamps: bool,
+        interfaces: bool,
         cache: Option<Py<PageFragCache>>,
     ) -> PyResult<Self> {
         let options = RxOptions {
@@ -363,6 +372,8 @@ impl RxRing {
             buf_size: buf_size.0,
             gro,
             copybreak: copybreak.0,
+            timestamps,
+            interfaces,
         };
         let own_cache = cache.is_none();
         let cache = cache.map_or_else(
@@ -510,6 +521,13 @@ impl RxRing {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.sock)?;
         visit.call(&self.cache)
+    }
+
+    /// Batches as they come, for `async for`, until the ring is closed: see `pagefrag.aio`.
+    fn __aiter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
+        slf.py()
+            .import("pagefrag.aio")?
+            .call_method1("batches", (slf,))
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {

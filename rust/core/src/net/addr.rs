@@ -6,8 +6,9 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::sync::Arc;
 
-use crate::net::socket::{FAMILY_INET, FAMILY_INET6, NAME_BYTES};
+use crate::net::socket::{FAMILY_INET, FAMILY_INET6, FAMILY_PACKET, LONG_NAME_BYTES, NAME_BYTES};
 
 const V4_BYTES: usize = 16;
 const V6_BYTES: usize = 28;
@@ -60,8 +61,18 @@ impl Source {
         }
     }
 
+    /// The interface that a packet socket's address names.
+    pub(super) fn interface(&self) -> Option<u32> {
+        let raw = self.as_bytes();
+        match u16::from_ne_bytes(field(raw, 0)?) {
+            FAMILY_PACKET => field(raw, 4).map(u32::from_ne_bytes),
+            _ => None,
+        }
+    }
+
     /// The raw `sockaddr` in the machine's byte order; empty when the kernel
-    /// gave none.
+    /// gave none. The path of a UNIX socket is cut:
+    /// [`RxPacket::name`](crate::net::RxPacket::name) has all of it.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len as usize]
     }
@@ -87,6 +98,29 @@ impl From<SocketAddr> for Source {
         };
         raw[2..4].copy_from_slice(&address.port().to_be_bytes());
         Self::from_name(&raw[..len])
+    }
+}
+
+/// A name that [`Source`] has no room for, which only UNIX sockets have. A heap
+/// call for each, and a word beside every packet.
+#[derive(Clone, Debug)]
+pub(super) struct LongName(Arc<(u8, [u8; LONG_NAME_BYTES])>);
+
+impl LongName {
+    /// The name, if it is that long.
+    pub(super) fn of(name: &[u8]) -> Option<Self> {
+        if name.len() <= NAME_BYTES {
+            return None;
+        }
+        let mut bytes = [0; LONG_NAME_BYTES];
+        let len = name.len().min(LONG_NAME_BYTES);
+        bytes[..len].copy_from_slice(&name[..len]);
+        Some(Self(Arc::new((u8::try_from(len).ok()?, bytes))))
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        let (len, bytes) = &*self.0;
+        &bytes[..usize::from(*len)]
     }
 }
 
@@ -148,6 +182,15 @@ mod tests {
         let v6 = SocketAddr::from(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 53, 7, 3));
         assert_eq!(Source::from(v6).to_socket_addr(), Some(v6));
         assert_eq!(Source::from(v6).as_bytes().len(), V6_BYTES);
+    }
+
+    #[test]
+    fn a_long_name_is_kept_whole() {
+        let name: Vec<u8> = (0..60).collect();
+        let long = LongName::of(&name).unwrap();
+        assert_eq!(long.as_bytes(), name);
+        assert_eq!(Source::from_name(&name).as_bytes(), &name[..NAME_BYTES]);
+        assert!(LongName::of(&name[..NAME_BYTES]).is_none());
     }
 
     #[test]

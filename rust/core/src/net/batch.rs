@@ -4,7 +4,32 @@
 //! in which neighbours of one page are settled together.
 
 use crate::mem::{FragMut, drop_many};
-use crate::net::addr::Source;
+use crate::net::addr::{LongName, Source};
+use crate::net::socket::Notes;
+
+/// What is known of a message beside its bytes, the same for all segments of a
+/// super-buffer.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    source: Source,
+    /// The whole name, where `source` has not room for it.
+    long_name: Option<LongName>,
+    timestamp: i64,
+    interface: u32,
+}
+
+impl Origin {
+    /// Out of what the kernel wrote.
+    pub(super) fn new(name: &[u8], notes: Notes) -> Self {
+        let source = Source::from_name(name);
+        Self {
+            interface: notes.interface.or(source.interface()).unwrap_or(0),
+            timestamp: notes.timestamp.unwrap_or(0),
+            long_name: LongName::of(name),
+            source,
+        }
+    }
+}
 
 /// One received packet.
 #[derive(Debug)]
@@ -14,6 +39,9 @@ pub struct RxPacket {
     pub frag: FragMut,
     /// Who sent it.
     pub source: Source,
+    long_name: Option<LongName>,
+    timestamp: i64,
+    interface: u32,
     wire_len: u32,
     segment: bool,
     truncated: bool,
@@ -21,20 +49,23 @@ pub struct RxPacket {
 
 impl RxPacket {
     /// A packet that was sent alone with `wire_len` bytes.
-    pub(super) fn whole(frag: FragMut, source: Source, wire_len: usize) -> Self {
+    pub(super) fn whole(frag: FragMut, origin: Origin, wire_len: usize) -> Self {
         Self {
             truncated: wire_len > frag.len(),
             wire_len: u32::try_from(wire_len).unwrap_or(u32::MAX),
             frag,
-            source,
+            source: origin.source,
+            long_name: origin.long_name,
+            timestamp: origin.timestamp,
+            interface: origin.interface,
             segment: false,
         }
     }
 
     /// A packet that the kernel had coalesced with others.
-    pub(super) fn segment(frag: FragMut, source: Source) -> Self {
+    pub(super) fn segment(frag: FragMut, origin: Origin) -> Self {
         let wire_len = frag.len();
-        let mut packet = Self::whole(frag, source, wire_len);
+        let mut packet = Self::whole(frag, origin, wire_len);
         packet.segment = true;
         packet
     }
@@ -48,6 +79,29 @@ impl RxPacket {
     /// Was the packet longer than its buffer? The rest is lost.
     pub fn is_truncated(&self) -> bool {
         self.truncated
+    }
+
+    /// The sender's raw `sockaddr`, whole: `source` has no room for the path of
+    /// a UNIX socket. Empty when the kernel gave none.
+    pub fn name(&self) -> &[u8] {
+        match &self.long_name {
+            Some(name) => name.as_bytes(),
+            None => self.source.as_bytes(),
+        }
+    }
+
+    /// When the kernel took it in, in nanoseconds since 1970; segments of one
+    /// super-buffer have the same time. `None` unless the ring asks for it
+    /// ([`RxOptions::timestamps`](crate::net::RxOptions::timestamps)).
+    pub fn timestamp(&self) -> Option<i64> {
+        (self.timestamp != 0).then_some(self.timestamp)
+    }
+
+    /// The number of the interface through which it came. `None` unless the ring
+    /// asks for it ([`RxOptions::interfaces`](crate::net::RxOptions::interfaces))
+    /// or has a packet socket.
+    pub fn interface(&self) -> Option<u32> {
+        (self.interface != 0).then_some(self.interface)
     }
 
     /// Did the kernel coalesce it with others (`UDP_GRO`)?

@@ -22,8 +22,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::mem::{FragMut, PageFragCache, PagePool, drop_many};
-use crate::net::addr::Source;
-use crate::net::batch::{RxBatch, RxPacket};
+use crate::net::batch::{Origin, RxBatch, RxPacket};
 use crate::net::queue::{DropCount, QueueStats};
 use crate::net::socket::{self, Changed, MAX_MESSAGES, Messages, Readiness};
 
@@ -61,6 +60,11 @@ pub struct RxOptions {
     /// Packets of up to this many bytes are copied into a fragment of their
     /// size; larger ones stay in the buffer. 0: only empty ones are.
     pub copybreak: usize,
+    /// Note when the kernel took each packet in (`SO_TIMESTAMPNS`).
+    pub timestamps: bool,
+    /// Note through which interface each packet came (`IP_PKTINFO`). A packet
+    /// socket tells it anyway.
+    pub interfaces: bool,
 }
 
 impl Default for RxOptions {
@@ -70,6 +74,8 @@ impl Default for RxOptions {
             buf_size: 2048,
             gro: true,
             copybreak: 256,
+            timestamps: false,
+            interfaces: false,
         }
     }
 }
@@ -121,7 +127,7 @@ struct Pending {
     /// Bytes of a segment; `None` for a packet that came alone.
     segment: Option<usize>,
     wire_len: usize,
-    source: Source,
+    origin: Origin,
 }
 
 impl Pending {
@@ -136,19 +142,20 @@ impl Pending {
     /// The next segment; `None` when what is left is the last packet.
     fn split(&mut self) -> Option<RxPacket> {
         let segment = self.segment.filter(|&bytes| bytes < self.rest.len())?;
-        Some(RxPacket::segment(self.rest.split_to(segment), self.source))
+        let frag = self.rest.split_to(segment);
+        Some(RxPacket::segment(frag, self.origin.clone()))
     }
 
     /// What is left as the last packet.
     fn into_last(self) -> RxPacket {
         match self.segment {
-            Some(_) => RxPacket::segment(self.rest, self.source),
-            None => RxPacket::whole(self.rest, self.source, self.wire_len),
+            Some(_) => RxPacket::segment(self.rest, self.origin),
+            None => RxPacket::whole(self.rest, self.origin, self.wire_len),
         }
     }
 }
 
-/// A receive ring over a UDP socket.
+/// A receive ring over a datagram socket: UDP, UNIX, or a packet socket.
 ///
 /// `S` is who owns the socket: a `UdpSocket`, a reference to one, an `OwnedFd`.
 /// Options that the ring sets on the socket are put back when it is dropped.
@@ -191,7 +198,7 @@ pub struct RxRing<S: AsFd> {
     again: Vec<FragMut>,
     pending: VecDeque<Pending>,
     messages: Messages,
-    changed: [Option<Changed>; 2],
+    changed: [Option<Changed>; 4],
     stats: QueueStats,
     drops: DropCount,
 }
@@ -202,14 +209,14 @@ impl<S: AsFd> RxRing<S> {
     ///
     /// # Errors
     /// `InvalidInput` for options out of range. The operating system's error
-    /// for what is no UDP socket: `EBADF` when it is closed, `ENOTSOCK`,
+    /// for what is none of these sockets: `EBADF` when it is closed, `ENOTSOCK`,
     /// `EPROTOTYPE` for a stream socket, `EAFNOSUPPORT`, `EPROTONOSUPPORT`.
     pub fn new(socket: S, pool: &PagePool, options: RxOptions) -> io::Result<Self> {
         let page_size = pool.page_size();
         options.check(page_size)?;
         let fd = socket.as_fd();
-        socket::check_udp(fd)?;
-        let wants_gro = options.gro && page_size >= GRO_BUFFER;
+        let kind = socket::kind(fd)?;
+        let wants_gro = options.gro && kind.is_udp() && page_size >= GRO_BUFFER;
         // A kernel without UDP_GRO coalesces nothing: no reason to refuse.
         let (gro, coalescing) = match socket::coalesce_packets(fd, wants_gro) {
             Ok(changed) => (wants_gro, changed),
@@ -218,13 +225,24 @@ impl<S: AsFd> RxRing<S> {
         let dropped = socket::drops(fd);
         // Segment sizes come as control messages, and drops come along with
         // them; without segments it is cheaper to ask for the drops.
-        let notes = gro || dropped.is_none();
-        let counting = if notes {
+        let counts = gro || dropped.is_none();
+        let counting = if counts {
             // Known since 2.6.33. Without it drops are not seen, no more.
             socket::count_drops(fd).unwrap_or(None)
         } else {
             None
         };
+        let stamping = if options.timestamps {
+            socket::stamp_packets(fd)?
+        } else {
+            None
+        };
+        let telling = if options.interfaces {
+            socket::tell_interfaces(fd, kind)?
+        } else {
+            None
+        };
+        let notes = counts || options.timestamps || options.interfaces;
         let Shape {
             slots,
             buffer,
@@ -239,8 +257,8 @@ impl<S: AsFd> RxRing<S> {
             armed: Vec::with_capacity(slots),
             again: Vec::with_capacity(slots),
             pending: VecDeque::with_capacity(slots),
-            messages: Messages::new(slots, notes),
-            changed: [counting, coalescing],
+            messages: Messages::new(slots, notes, kind),
+            changed: [counting, coalescing, stamping, telling],
             stats: QueueStats::default(),
             options,
             socket,
@@ -327,8 +345,8 @@ impl<S: AsFd> RxRing<S> {
             return;
         };
         let wire_len = self.messages.wire_len(index);
-        let source = Source::from_name(self.messages.name(index));
         let notes = self.messages.notes(index);
+        let origin = Origin::new(self.messages.name(index), notes);
         if let Some(drops) = notes.drops {
             self.drops = self.drops.seen(drops);
         }
@@ -343,7 +361,7 @@ impl<S: AsFd> RxRing<S> {
             rest,
             segment,
             wire_len,
-            source,
+            origin,
         });
         self.deliver_pending(max, batch);
     }
@@ -426,8 +444,9 @@ impl<S: AsFd> RxRing<S> {
         socket::wait_readable(self.socket.as_fd(), timeout)
     }
 
-    /// Counts a wait that was made without the ring, by
-    /// [`wait_readable`](crate::net::wait_readable).
+    /// Counts a wait that is made without the ring, by
+    /// [`wait_readable`](crate::net::wait_readable). Whoever waits in slices
+    /// counts the first.
     pub fn note_wait(&mut self) {
         self.stats.waits += 1;
         self.look_for_drops();

@@ -1,11 +1,12 @@
 //! The door to the operating system: the one file of `net` that names libc
-//! (with `send`, its other half).
+//! (with `send`, its other half, and `notes`, what the kernel says beside the bytes).
 //!
 //! [`Messages`] is what `recvmmsg` reads and writes: for each slot a header, one
 //! buffer, a place for the sender's name and one for control messages. It is
 //! allocated once, filled in before each call, and read back afterwards without
 //! unsafe code. Nothing here waits, but [`wait_readable`] and [`wait_writable`].
 
+mod notes;
 mod send;
 
 use std::io;
@@ -14,24 +15,32 @@ use std::time::{Duration, Instant};
 
 use libc::{c_int, c_short, c_uint, c_void, socklen_t};
 
+pub(super) use notes::Notes;
 pub(super) use send::{Fault, MAX_PIECES, Outgoing, can_segment, is_idle, pending_error};
 
-/// Bytes kept of a sender's name: what an IPv6 `sockaddr` has.
+/// Bytes kept of a sender's name beside each packet: what an IPv6 `sockaddr` has.
 pub(super) const NAME_BYTES: usize = 28;
-const NAME_LEN: socklen_t = 28;
 const _: () = assert!(NAME_BYTES == size_of::<libc::sockaddr_in6>());
+const _: () = assert!(NAME_BYTES >= size_of::<libc::sockaddr_ll>());
+/// Bytes of the longest name there is, the one of a UNIX socket.
+pub(super) const LONG_NAME_BYTES: usize = 110;
+const LONG_NAME_LEN: socklen_t = 110;
+const _: () = assert!(LONG_NAME_BYTES == size_of::<libc::sockaddr_un>());
 /// `sa_family` of an IPv4 address.
 pub(super) const FAMILY_INET: u16 = 2;
 /// `sa_family` of an IPv6 address.
 pub(super) const FAMILY_INET6: u16 = 10;
+/// `sa_family` of a packet socket's address.
+pub(super) const FAMILY_PACKET: u16 = 17;
 const _: () = assert!(FAMILY_INET as c_int == libc::AF_INET);
+const _: () = assert!(FAMILY_PACKET as c_int == libc::AF_PACKET);
 const _: () = assert!(FAMILY_INET6 as c_int == libc::AF_INET6);
 /// Messages that one `recvmmsg` takes at most (the kernel's `UIO_MAXIOV`).
 pub(super) const MAX_MESSAGES: usize = 1024;
 
 /// Bytes for the control messages of a packet: a drop count and a segment size
-/// (24 each), with room for a timestamp, mark and priority that the user asked
-/// the socket for and that come before them.
+/// (24 each), a timestamp (32) and an interface (40), with room for a mark and
+/// a priority that the user asked the socket for.
 const CONTROL_BYTES: usize = 192;
 
 /// `SK_MEMINFO_DROPS` and the number of values (`linux/sock_diag.h`).
@@ -172,23 +181,47 @@ fn os_error(code: c_int) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
 
-/// Is this a UDP socket? What is wrong is told by the error number: `EBADF`
-/// closed, `ENOTSOCK` no socket, `EPROTOTYPE` not a datagram socket,
-/// `EAFNOSUPPORT` neither IPv4 nor IPv6, `EPROTONOSUPPORT` not UDP.
-pub(super) fn check_udp(fd: BorrowedFd<'_>) -> io::Result<()> {
-    if option(fd, libc::SOL_SOCKET, libc::SO_TYPE)? != libc::SOCK_DGRAM {
-        return Err(os_error(libc::EPROTOTYPE));
+/// What kind of socket a ring receives from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    UdpV4,
+    UdpV6,
+    Unix,
+    Packet,
+}
+
+impl Kind {
+    pub(super) fn is_udp(self) -> bool {
+        matches!(self, Self::UdpV4 | Self::UdpV6)
     }
-    if !matches!(
-        option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)?,
-        libc::AF_INET | libc::AF_INET6
-    ) {
-        return Err(os_error(libc::EAFNOSUPPORT));
-    }
+}
+
+/// Which of the sockets that a ring can receive from is this? What is wrong is
+/// told by the error number: `EBADF` closed, `ENOTSOCK` no socket, `EPROTOTYPE`
+/// a stream, `EAFNOSUPPORT` another family, `EPROTONOSUPPORT` not UDP.
+pub(super) fn kind(fd: BorrowedFd<'_>) -> io::Result<Kind> {
+    let message = option(fd, libc::SOL_SOCKET, libc::SO_TYPE)?;
+    let family = option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)?;
+    let kind = match (family, message) {
+        (libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_DGRAM) => return Ok(Kind::Packet),
+        (libc::AF_UNIX, libc::SOCK_DGRAM) => return Ok(Kind::Unix),
+        (libc::AF_INET, libc::SOCK_DGRAM) => Kind::UdpV4,
+        (libc::AF_INET6, libc::SOCK_DGRAM) => Kind::UdpV6,
+        (_, libc::SOCK_DGRAM) => return Err(os_error(libc::EAFNOSUPPORT)),
+        _ => return Err(os_error(libc::EPROTOTYPE)),
+    };
     if option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)? != libc::IPPROTO_UDP {
         return Err(os_error(libc::EPROTONOSUPPORT));
     }
-    Ok(())
+    Ok(kind)
+}
+
+/// Is this a UDP socket? As [`kind`], and `EAFNOSUPPORT` for the other kinds.
+pub(super) fn check_udp(fd: BorrowedFd<'_>) -> io::Result<()> {
+    if kind(fd)?.is_udp() {
+        return Ok(());
+    }
+    Err(os_error(libc::EAFNOSUPPORT))
 }
 
 /// A socket option that was changed for a while.
@@ -217,6 +250,31 @@ pub(super) fn count_drops(fd: BorrowedFd<'_>) -> io::Result<Option<Changed>> {
 /// does not know it: an error, which matters only to who wanted it on.
 pub(super) fn coalesce_packets(fd: BorrowedFd<'_>, on: bool) -> io::Result<Option<Changed>> {
     change(fd, libc::SOL_UDP, libc::UDP_GRO, on)
+}
+
+/// Asks for the time at which the kernel took each packet in, in nanoseconds
+/// (`SO_TIMESTAMPNS`). Replaces microseconds, until it is put back.
+pub(super) fn stamp_packets(fd: BorrowedFd<'_>) -> io::Result<Option<Changed>> {
+    let micros = option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMP)?;
+    let changed = change(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, true)?;
+    if micros == 0 {
+        return Ok(changed);
+    }
+    Ok(Some(Changed {
+        level: libc::SOL_SOCKET,
+        name: libc::SO_TIMESTAMP,
+        before: micros,
+    }))
+}
+
+/// Asks for the interface through which each packet came (`IP_PKTINFO`). The
+/// names of a packet socket tell it anyway, and a UNIX socket has none.
+pub(super) fn tell_interfaces(fd: BorrowedFd<'_>, kind: Kind) -> io::Result<Option<Changed>> {
+    match kind {
+        Kind::UdpV4 => change(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, true),
+        Kind::UdpV6 => change(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, true),
+        Kind::Unix | Kind::Packet => Ok(None),
+    }
 }
 
 fn change(fd: BorrowedFd<'_>, level: c_int, name: c_int, on: bool) -> io::Result<Option<Changed>> {
@@ -284,6 +342,11 @@ fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io
 #[repr(C, align(8))]
 struct Name([u8; NAME_BYTES]);
 
+/// A name of any family.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+struct LongName([u8; LONG_NAME_BYTES]);
+
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
@@ -294,9 +357,11 @@ pub(super) struct Messages {
     ///    and all of the headers passed there were filled in just before.
     headers: Box<[libc::mmsghdr]>,
     vectors: Box<[libc::iovec]>,
-    names: Box<[Name]>,
+    names: Box<[LongName]>,
     /// Empty when nothing is to be told beside the bytes.
     controls: Box<[Control]>,
+    /// Descriptors may come along, which nobody here wants.
+    rights: bool,
 }
 
 // SAFETY: the only parts that are not Send are the raw pointers in `headers` and
@@ -318,11 +383,12 @@ impl Messages {
     /// Arrays for `slots` messages, the only heap calls there are. With
     /// `notes` there is room for control messages; without, the kernel writes
     /// none, which saves time per packet.
-    pub(super) fn new(slots: usize, notes: bool) -> Self {
+    pub(super) fn new(slots: usize, notes: bool, kind: Kind) -> Self {
         Self {
+            rights: notes && kind == Kind::Unix,
             headers: vec![no_message(); slots].into(),
             vectors: vec![NO_BUFFER; slots].into(),
-            names: vec![Name([0; NAME_BYTES]); slots].into(),
+            names: vec![LongName([0; LONG_NAME_BYTES]); slots].into(),
             controls: vec![Control([0; CONTROL_BYTES]); if notes { slots } else { 0 }].into(),
         }
     }
@@ -361,7 +427,11 @@ impl Messages {
     fn call(&mut self, fd: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
         self.fill_in(count);
         // MSG_TRUNC: the length told is the one that was sent.
-        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        let mut flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        if self.rights {
+            // Packet sockets refuse flags that mean nothing to them.
+            flags |= libc::MSG_CMSG_CLOEXEC;
+        }
         let headers = self.headers.as_mut_ptr();
         let count = c_uint::try_from(count).map_err(io::Error::other)?;
         loop {
@@ -379,6 +449,9 @@ impl Messages {
                 )
             };
             if let Ok(received) = usize::try_from(received) {
+                if self.rights {
+                    (0..received).for_each(|index| notes::close_rights(self.control(index)));
+                }
                 return Ok(received);
             }
             let error = io::Error::last_os_error();
@@ -398,7 +471,7 @@ impl Messages {
         for (message, (vector, name)) in self.headers[..count].iter_mut().zip(parts) {
             let header = &mut message.msg_hdr;
             header.msg_name = name.0.as_mut_ptr().cast();
-            header.msg_namelen = NAME_LEN;
+            header.msg_namelen = LONG_NAME_LEN;
             header.msg_iov = vector;
             header.msg_iovlen = 1;
             (header.msg_control, header.msg_controllen) = match controls.next() {
@@ -418,16 +491,20 @@ impl Messages {
     /// gave none.
     pub(super) fn name(&self, index: usize) -> &[u8] {
         let len = self.headers[index].msg_hdr.msg_namelen as usize;
-        &self.names[index].0[..len.min(NAME_BYTES)]
+        &self.names[index].0[..len.min(LONG_NAME_BYTES)]
     }
 
     /// What the control messages of message `index` say.
     pub(super) fn notes(&self, index: usize) -> Notes {
+        Notes::read(self.control(index))
+    }
+
+    fn control(&self, index: usize) -> &[u8] {
         #[allow(clippy::unnecessary_cast, reason = "narrower in some C libraries")]
         let len = self.headers[index].msg_hdr.msg_controllen as usize;
         match self.controls.get(index) {
-            Some(control) => Notes::read(&control.0[..len.min(CONTROL_BYTES)]),
-            None => Notes::default(),
+            Some(control) => &control.0[..len.min(CONTROL_BYTES)],
+            None => &[],
         }
     }
 }
@@ -442,103 +519,4 @@ fn no_message() -> libc::mmsghdr {
     // SAFETY: all fields are numbers and pointers, for which zero is a value
     // (some C libraries add private padding, so they cannot be named).
     unsafe { std::mem::zeroed() }
-}
-
-/// What the kernel told beside the bytes of a packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Notes {
-    /// Packets dropped at this socket before this one was queued, cumulative.
-    pub(super) drops: Option<u32>,
-    /// Bytes of each segment of a coalesced super-buffer but the last.
-    pub(super) segment: Option<usize>,
-}
-
-impl Notes {
-    /// Reads a buffer of control messages: header, data, padding to a word.
-    fn read(mut control: &[u8]) -> Self {
-        let mut notes = Self::default();
-        while let Some((len, level, kind)) = control_header(control) {
-            let Some(data) = control.get(CONTROL_HEADER..len) else {
-                break;
-            };
-            match (level, kind) {
-                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
-                    notes.drops = number(data).map(u32::from_ne_bytes);
-                }
-                (libc::SOL_UDP, libc::UDP_GRO) => {
-                    notes.segment = number(data)
-                        .map(c_int::from_ne_bytes)
-                        .and_then(|bytes| usize::try_from(bytes).ok());
-                }
-                _ => {}
-            }
-            let next = len.next_multiple_of(WORD);
-            control = control.get(next..).unwrap_or_default();
-        }
-        notes
-    }
-}
-
-/// Bytes of a control message's header as the kernel writes it: a word that
-/// counts header and data, the level, the type.
-const CONTROL_HEADER: usize = WORD + 2 * size_of::<c_int>();
-const WORD: usize = size_of::<usize>();
-
-/// Length, level and type of the control message that `control` begins with.
-fn control_header(control: &[u8]) -> Option<(usize, c_int, c_int)> {
-    let len = usize::from_ne_bytes(number(control)?);
-    let level = c_int::from_ne_bytes(number(control.get(WORD..)?)?);
-    let kind = c_int::from_ne_bytes(number(control.get(WORD + size_of::<c_int>()..)?)?);
-    // A length that does not reach over its own header would never end.
-    (len >= CONTROL_HEADER).then_some((len, level, kind))
-}
-
-/// The first `N` bytes.
-fn number<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
-    bytes.get(..N)?.try_into().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn control(level: c_int, kind: c_int, data: &[u8]) -> Vec<u8> {
-        let len = CONTROL_HEADER + data.len();
-        let mut bytes = len.to_ne_bytes().to_vec();
-        bytes.extend(level.to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(data);
-        bytes.resize(len.next_multiple_of(WORD), 0);
-        bytes
-    }
-
-    #[test]
-    fn notes_are_found_behind_messages_of_others() {
-        let mut bytes = control(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &[9; 16]);
-        bytes.extend(control(
-            libc::SOL_SOCKET,
-            libc::SO_RXQ_OVFL,
-            &7_u32.to_ne_bytes(),
-        ));
-        bytes.extend(control(
-            libc::SOL_UDP,
-            libc::UDP_GRO,
-            &1200_i32.to_ne_bytes(),
-        ));
-        let expected = Notes {
-            drops: Some(7),
-            segment: Some(1200),
-        };
-        assert_eq!(Notes::read(&bytes), expected);
-    }
-
-    #[test]
-    fn cut_or_senseless_control_messages_end_the_reading() {
-        let whole = control(libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes());
-        for len in 0..whole.len() - 4 {
-            assert_eq!(Notes::read(&whole[..len]), Notes::default());
-        }
-        assert_eq!(Notes::read(&[0; 64]), Notes::default());
-        assert_eq!(Notes::read(&[0xff; 64]), Notes::default());
-    }
 }

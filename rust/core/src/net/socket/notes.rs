@@ -1,0 +1,163 @@
+//! What the kernel says beside the bytes of a packet, read out of its control
+//! messages: drops, the size of segments, the time, the interface.
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use libc::c_int;
+
+/// What the kernel told beside the bytes of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Notes {
+    /// Packets dropped at this socket before this one was queued, cumulative.
+    pub(crate) drops: Option<u32>,
+    /// Bytes of each segment of a coalesced super-buffer but the last.
+    pub(crate) segment: Option<usize>,
+    /// When the kernel took the packet in, in nanoseconds since 1970.
+    pub(crate) timestamp: Option<i64>,
+    /// Number of the interface through which it came.
+    pub(crate) interface: Option<u32>,
+}
+
+impl Notes {
+    /// Reads a buffer of control messages: header, data, padding to a word.
+    pub(super) fn read(mut control: &[u8]) -> Self {
+        let mut notes = Self::default();
+        while let Some((len, level, kind)) = control_header(control) {
+            let Some(data) = control.get(CONTROL_HEADER..len) else {
+                break;
+            };
+            match (level, kind) {
+                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
+                    notes.drops = number(data).map(u32::from_ne_bytes);
+                }
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    notes.segment = number(data)
+                        .map(c_int::from_ne_bytes)
+                        .and_then(|bytes| usize::try_from(bytes).ok());
+                }
+                (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS) => notes.timestamp = nanoseconds(data),
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    notes.interface = number(data).map(u32::from_ne_bytes);
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    // Behind the address the packet was sent to.
+                    let index = data.get(16..).and_then(number);
+                    notes.interface = index.map(u32::from_ne_bytes);
+                }
+                _ => {}
+            }
+            let next = len.next_multiple_of(WORD);
+            control = control.get(next..).unwrap_or_default();
+        }
+        notes
+    }
+}
+
+/// Closes the descriptors that a peer has sent along (`SCM_RIGHTS`): they are
+/// open in this process, and nobody else knows of them.
+pub(super) fn close_rights(mut control: &[u8]) {
+    while let Some((len, level, kind)) = control_header(control) {
+        let data = control.get(CONTROL_HEADER..len).unwrap_or_default();
+        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            for fd in data.chunks_exact(size_of::<c_int>()).filter_map(number) {
+                // SAFETY: the kernel has opened this descriptor for whoever reads
+                // the message, which is this function, once.
+                drop(unsafe { OwnedFd::from_raw_fd(c_int::from_ne_bytes(fd)) });
+            }
+        }
+        let next = len.next_multiple_of(WORD);
+        control = control.get(next..).unwrap_or_default();
+    }
+}
+
+/// A `timespec` as the kernel writes it, two words.
+fn nanoseconds(data: &[u8]) -> Option<i64> {
+    let word = |at: usize| {
+        let word = number(data.get(at * WORD..)?)?;
+        i64::try_from(isize::from_ne_bytes(word)).ok()
+    };
+    word(0)?.checked_mul(1_000_000_000)?.checked_add(word(1)?)
+}
+
+/// Bytes of a control message's header as the kernel writes it: a word that
+/// counts header and data, the level, the type.
+const CONTROL_HEADER: usize = WORD + 2 * size_of::<c_int>();
+const WORD: usize = size_of::<usize>();
+
+/// Length, level and type of the control message that `control` begins with.
+fn control_header(control: &[u8]) -> Option<(usize, c_int, c_int)> {
+    let len = usize::from_ne_bytes(number(control)?);
+    let level = c_int::from_ne_bytes(number(control.get(WORD..)?)?);
+    let kind = c_int::from_ne_bytes(number(control.get(WORD + size_of::<c_int>()..)?)?);
+    // A length that does not reach over its own header would never end.
+    (len >= CONTROL_HEADER).then_some((len, level, kind))
+}
+
+/// The first `N` bytes.
+fn number<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
+    bytes.get(..N)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control(level: c_int, kind: c_int, data: &[u8]) -> Vec<u8> {
+        let len = CONTROL_HEADER + data.len();
+        let mut bytes = len.to_ne_bytes().to_vec();
+        bytes.extend(level.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(data);
+        bytes.resize(len.next_multiple_of(WORD), 0);
+        bytes
+    }
+
+    #[test]
+    fn notes_are_found_behind_messages_of_others() {
+        let mut bytes = control(libc::SOL_SOCKET, libc::SO_MARK, &[9; 4]);
+        let time = [1_700_000_000_isize, 999_999_999].map(isize::to_ne_bytes);
+        bytes.extend(control(
+            libc::SOL_SOCKET,
+            libc::SO_TIMESTAMPNS,
+            time.as_flattened(),
+        ));
+        bytes.extend(control(
+            libc::SOL_SOCKET,
+            libc::SO_RXQ_OVFL,
+            &7_u32.to_ne_bytes(),
+        ));
+        bytes.extend(control(
+            libc::SOL_UDP,
+            libc::UDP_GRO,
+            &1200_i32.to_ne_bytes(),
+        ));
+        let expected = Notes {
+            drops: Some(7),
+            segment: Some(1200),
+            timestamp: Some(1_700_000_000_999_999_999),
+            interface: None,
+        };
+        assert_eq!(Notes::read(&bytes), expected);
+    }
+
+    #[test]
+    fn the_interface_is_found_in_both_families() {
+        let mut info = [0; 20];
+        info[..4].copy_from_slice(&3_u32.to_ne_bytes());
+        let v4 = control(libc::IPPROTO_IP, libc::IP_PKTINFO, &info[..12]);
+        assert_eq!(Notes::read(&v4).interface, Some(3));
+        info.rotate_left(4);
+        let v6 = control(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        assert_eq!(Notes::read(&v6).interface, Some(3));
+    }
+
+    #[test]
+    fn cut_or_senseless_control_messages_end_the_reading() {
+        let whole = control(libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes());
+        for len in 0..whole.len() - 4 {
+            assert_eq!(Notes::read(&whole[..len]), Notes::default());
+        }
+        assert_eq!(Notes::read(&[0; 64]), Notes::default());
+        assert_eq!(Notes::read(&[0xff; 64]), Notes::default());
+    }
+}
