@@ -6,7 +6,7 @@
 //! cells check the plain-writer rule, and a `Payload` checks that bytes are
 //! handed on only to who may see them.
 //!
-//! Every story ends the same way (`Pool::settled`): all fragments are dropped,
+//! Every story ends the same way (`settled`): all fragments are dropped,
 //! the books balance, and `trim` unmaps every region, so that a lost page, a
 //! page given twice and a page given too early all fail it.
 

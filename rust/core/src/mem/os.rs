@@ -151,7 +151,8 @@ mod door {
 #[cfg(loom)]
 mod door {
     use super::{Mapping, NonNull};
-    use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use loom::alloc::{alloc_zeroed, dealloc};
+    use std::alloc::Layout;
 
     fn layout(len: usize, align: usize) -> Layout {
         Layout::from_size_align(len, align).expect("a small power of two")
