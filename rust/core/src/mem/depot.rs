@@ -150,7 +150,7 @@ impl Depot {
         // SAFETY: `me` is the Arc's own pointer, and the caller's borrow comes
         // from one of its holders, so the count is positive.
         unsafe { Arc::increment_strong_count(self.me) };
-        // SAFETY: its bit was taken by this thread; see `Slot::take`, `grow`.
+        // SAFETY: its bit was taken by this thread; see `Slot::take`, `map`.
         unsafe { FreePage::assume(page) }
     }
 
