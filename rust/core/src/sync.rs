@@ -24,7 +24,11 @@ pub(crate) use loom::sync::atomic::{
 };
 
 #[cfg(loom)]
-pub(crate) use loom::{thread::yield_now, thread_local};
+pub(crate) use loom::{
+    alloc::{alloc_zeroed, dealloc},
+    thread::yield_now,
+    thread_local,
+};
 #[cfg(not(loom))]
 pub(crate) use std::{thread::yield_now, thread_local};
 

@@ -151,7 +151,7 @@ mod door {
 #[cfg(loom)]
 mod door {
     use super::{Mapping, NonNull};
-    use loom::alloc::{alloc_zeroed, dealloc};
+    use crate::sync::{alloc_zeroed, dealloc};
     use std::alloc::Layout;
 
     fn layout(len: usize, align: usize) -> Layout {
