@@ -96,8 +96,12 @@ loom-quick: ## every concurrency model, few preemptions, a few seconds each
 campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, off; each checked
 	$(BIN)/python tests/campaign_rings.py $(ARGS)
 
+# Written down only on request: `make bench RECORD=benches/record`.
+RECORD ?=
+export PAGEFRAG_RECORD := $(RECORD)
+
 .PHONY: bench
-bench: $(MARKS)/module ## every bench of both languages, rivals beside
+bench: $(MARKS)/module ## every bench of both languages, rivals beside; RECORD=benches/record keeps it
 	$(CARGO) bench --locked -p pagefrag-benches
 	$(BIN)/python benches/python/bench_fragment.py
 

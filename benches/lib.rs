@@ -7,5 +7,6 @@
 pub mod arms;
 pub mod kernel;
 pub mod machine;
+pub mod record;
 pub mod spsc;
 pub mod workload;

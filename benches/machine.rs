@@ -2,13 +2,37 @@
 
 use std::fs;
 
+use serde::{Deserialize, Serialize};
+
+/// The processor and how many of it: never the name of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The model, as the kernel tells it.
+    pub cpu: String,
+    /// How many this process may use.
+    pub cores: usize,
+}
+
+/// This machine.
+#[must_use]
+pub fn machine() -> Machine {
+    Machine {
+        cpu: field(&read("/proc/cpuinfo"), "model name"),
+        cores: std::thread::available_parallelism().map_or(0, usize::from),
+    }
+}
+
+/// The release of the kernel.
+#[must_use]
+pub fn kernel() -> String {
+    read("/proc/sys/kernel/osrelease").trim().into()
+}
+
 /// One line: processor, number of processors, kernel.
 #[must_use]
 pub fn describe() -> String {
-    let processor = field(&read("/proc/cpuinfo"), "model name");
-    let kernel = read("/proc/sys/kernel/osrelease");
-    let count = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{processor}, {count} processors, Linux {}", kernel.trim())
+    let Machine { cpu, cores } = machine();
+    format!("{cpu}, {cores} processors, Linux {}", kernel())
 }
 
 /// Binds the calling thread to one processor, so that it does not wander
