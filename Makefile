@@ -105,6 +105,12 @@ bench: $(MARKS)/module ## every bench of both languages, rivals beside; RECORD=b
 	$(CARGO) bench --locked -p pagefrag-benches
 	$(BIN)/python benches/python/bench_fragment.py
 
+# --- documentation ----------------------------------------------------------
+
+.PHONY: docs
+docs: $(MARKS)/module ## build the documentation into docs/_build, warnings are errors
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs docs/_build
+
 # --- packaging --------------------------------------------------------------
 
 .PHONY: wheel
@@ -114,6 +120,6 @@ wheel: $(MARKS)/venv ## build a wheel and a source archive into dist
 
 .PHONY: clean
 clean: ## remove everything that make made
-	rm -rf $(VENV) target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) target dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find python -name '_pagefrag*.so' -delete

@@ -1,4 +1,4 @@
-"""Every example in the README and in the docstrings runs as it is printed."""
+"""Every example in the README, the documentation and the docstrings runs as it is printed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import inspect
 import pkgutil
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,11 @@ import pytest
 import pagefrag
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MODULES = sorted(
     found.name
@@ -97,24 +103,74 @@ def test_the_examples_of_a_module_run(name: str) -> None:
         run_examples(test.docstring or "", test.name, dict(test.globs))
 
 
-def blocks(language: str) -> list[str]:
-    """Return the README's blocks of code in *language*."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """Return the blocks of code in *language* that *page* prints, each with its first line."""
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, block.start(1)) + 1, block[1]) for block in found]
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
-def test_the_python_of_the_readme_runs(code: str) -> None:
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 - our own text
+def run(page: Path, line: int, code: str, words: dict[str, Any]) -> None:
+    """Run *code*, which starts at *line* of *page*: a traceback shows the page."""
+    exec(compile("\n" * (line - 1) + code, page, "exec"), words)  # noqa: S102 - our own text
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), blocks(README, "python"), ids=lambda part: str(part)[:40]
+)
+def test_the_python_of_the_readme_runs(line: int, code: str) -> None:
+    run(README, line, code, {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
+    words: dict[str, Any] = {"__name__": page.stem}
+    for line, code in blocks(page, "python"):
+        run(page, line, code, words)
+
+
+def test_every_make_target_and_file_that_a_page_names_exists() -> None:
+    for page in (README, *PAGES):
+        text = page.read_text(encoding="utf-8")
+        assert set(re.findall(r"`make ([a-z-]+)[ `]", text)) <= TARGETS, page
+        for path in re.findall(r"`((?:examples|rust|tests|benches|docs)/[\w./-]+)`", text):
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (DOCS / "api.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"auto(?:class|function|exception):: (\w+)", reference))
+    assert named == set(pagefrag.__all__) - {"__version__"}
+
+
+def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going"]
+    built = subprocess.run(
+        [*command, str(DOCS), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    assert "PageFragCache" in (tmp_path / "api.html").read_text(encoding="utf-8")
+
+
+def test_a_warning_fails_the_build(tmp_path: Path) -> None:
+    source = tmp_path / "docs"
+    source.mkdir()
+    (source / "conf.py").write_text((DOCS / "conf.py").read_text(encoding="utf-8"))
+    (source / "index.md").write_text("# Page\n\n{doc}`nowhere`\n", encoding="utf-8")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning"]
+    built = subprocess.run(
+        [*command, str(source), str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert built.returncode != 0
+    assert "nowhere" in built.stderr
 
 
 def test_the_readme_has_both_languages_and_only_known_commands() -> None:
-    assert blocks("python")
-    assert blocks("rust")
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z-]+)", README))
+    assert blocks(README, "python")
+    assert blocks(README, "rust")
+    named = set(re.findall(r"\bmake ([a-z-]+)", README.read_text(encoding="utf-8")))
     assert named
-    assert named <= targets
+    assert named <= TARGETS
 
 
 def test_a_wrong_example_is_seen() -> None:
