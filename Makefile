@@ -105,6 +105,10 @@ bench: $(MARKS)/module ## every bench of both languages, rivals beside; RECORD=b
 	$(CARGO) bench --locked -p pagefrag-benches
 	$(BIN)/python benches/python/bench_fragment.py
 
+.PHONY: bench-rings
+bench-rings: $(MARKS)/module ## receive UDP with rings, sockets, asyncio, uvloop and without Python; ARGS=--quick
+	$(BIN)/python benches/python/bench_rings.py $(ARGS)
+
 # --- documentation ----------------------------------------------------------
 
 .PHONY: docs
