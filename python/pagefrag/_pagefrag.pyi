@@ -5,8 +5,16 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self, SupportsIndex, TypeAlias, final, overload
 
+import numpy.typing as npt
+import pyarrow as pa  # type: ignore[import-untyped]
+
 from ._stats import CacheStats, PoolStats, QueueStats, TxStats
 from .aio import Batches
+
+if sys.version_info >= (3, 13):
+    from types import CapsuleType
+else:
+    from typing_extensions import CapsuleType
 
 if sys.version_info >= (3, 12):
     from collections.abc import Buffer
@@ -65,6 +73,13 @@ class Batch:
     def addresses(self) -> tuple[Any, ...]: ...
     @property
     def discarded(self) -> int: ...
+    def runs(self) -> list[memoryview[int]]: ...
+    def to_numpy(self) -> npt.NDArray[Any]: ...
+    def to_arrow(self) -> pa.RecordBatch: ...
+    def __arrow_c_schema__(self) -> CapsuleType: ...
+    def __arrow_c_array__(
+        self, requested_schema: CapsuleType | None = None
+    ) -> tuple[CapsuleType, CapsuleType]: ...
     def release(self) -> None: ...
     def __len__(self) -> int: ...
     @overload

@@ -397,3 +397,24 @@ fn promise_6_a_drop_during_thread_exit_gives_the_space_back() {
         assert_gone(&pool);
     }
 }
+
+#[test]
+fn padding_is_the_rest_of_the_last_line_and_of_a_byte_page_nothing() {
+    let pool = PagePool::new(MIN_PAGE).unwrap();
+    for (granule, size, padded) in [
+        (Granule::Line, 1, 64),
+        (Granule::Line, 64, 64),
+        (Granule::Line, 1500, 1536),
+        (Granule::Byte, 1500, 1500),
+    ] {
+        let mut cache = PageFragCache::with_granule(&pool, granule);
+        let mut raw = cache.alloc(size).unwrap().into_raw();
+        assert_eq!(raw.padded_len(), padded);
+        if size == 1500 && granule == Granule::Line {
+            // From the tenth byte on two hundred: up to byte 256 of the fragment.
+            raw.narrow(10, 200);
+            assert_eq!(raw.padded_len(), 246);
+        }
+    }
+    assert_gone(&pool);
+}

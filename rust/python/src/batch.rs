@@ -6,68 +6,26 @@ use std::ffi::OsStr;
 use std::mem::replace;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pagefrag::FragMut;
-use pagefrag::net::{RxBatch, RxPacket, Source};
+use pagefrag::net::RxBatch;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyMemoryView, PySlice, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyMemoryView, PySlice, PyString, PyTuple};
 
+use crate::batch_arrow::Layout;
 use crate::error::{index as out_of_range, released};
+use crate::loan::Loan;
 use crate::made::{self, Text, guarded};
-use crate::object;
-
-/// A packet as it came in; what its fragment becomes later does not change this.
-#[derive(Debug)]
-struct Packet {
-    len: u32,
-    wire_len: u32,
-    offset: u32,
-    page: usize,
-    source: Source,
-    /// The whole name of the sender where `source` has not room for it.
-    long_name: Option<Box<[u8]>>,
-    timestamp: i64,
-    interface: u32,
-    truncated: bool,
-    segment: bool,
-}
-
-impl Packet {
-    fn of(packet: &RxPacket) -> Self {
-        let name = packet.name();
-        Self {
-            len: short(packet.frag.len()),
-            wire_len: short(packet.wire_len()),
-            offset: short(packet.frag.offset()),
-            page: packet.frag.page(),
-            source: packet.source,
-            long_name: (name.len() > packet.source.as_bytes().len()).then(|| name.into()),
-            timestamp: packet.timestamp().unwrap_or(0),
-            interface: packet.interface().unwrap_or(0),
-            truncated: packet.is_truncated(),
-            segment: packet.is_segment(),
-        }
-    }
-
-    /// The raw address of the sender.
-    fn name(&self) -> &[u8] {
-        match &self.long_name {
-            Some(name) => name,
-            None => self.source.as_bytes(),
-        }
-    }
-}
-
-/// A number below the size of a page or of a datagram, which are both below 4 GiB.
-fn short(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
+use crate::memory::{self, Memory};
+use crate::object::{self, This};
+use crate::packet::Packet;
+use crate::shares::Shares;
+use crate::{arrow, batch_arrow, batch_numpy, fragment};
 
 /// Where a packet's bytes are.
 enum Place {
     /// Nobody has asked for it yet.
-    Raw(FragMut),
+    Raw(Memory),
     /// Everybody who asks gets this `Fragment`.
     Made(Py<PyAny>),
     /// There was no memory for the object, and the bytes went with it.
@@ -75,19 +33,40 @@ enum Place {
 }
 
 impl Place {
-    fn made<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    /// The `Fragment`; made now if it was not yet, read-only if the batch is.
+    fn made<'py>(&mut self, py: Python<'py>, readonly: bool) -> PyResult<Bound<'py, PyAny>> {
         if let Self::Made(made) = self {
             return Ok(made.bind(py).clone());
         }
         match replace(self, Self::Lost) {
-            Self::Raw(frag) => {
-                let made = object::make(py, frag.into_raw(), false)?;
+            Self::Raw(memory) => {
+                let made = object::make(py, memory, readonly)?;
                 *self = Self::Made(made.clone().unbind());
                 Ok(made)
             }
             _ => Err(released("fragment")),
         }
     }
+
+    /// The memory for another holder; not of a fragment that was released.
+    fn share(&self, py: Python<'_>) -> PyResult<Memory> {
+        match self {
+            Self::Raw(memory) => Ok(memory.share()),
+            Self::Made(made) => {
+                let this = This::cast(made.bind(py))?;
+                Ok(fragment::enter(this)?.share())
+            }
+            Self::Lost => Err(released("fragment")),
+        }
+    }
+}
+
+/// The packets' memory, as long as the batch has it.
+struct Places {
+    each: Vec<Place>,
+    /// Whether somebody shares all of it and relies on nobody writing: fragments that are made
+    /// from then on are read-only.
+    frozen: bool,
 }
 
 /// The packets of one `RxRing.recv`: a sequence of fragments.
@@ -108,7 +87,7 @@ impl Place {
 pub(crate) struct Batch {
     packets: Vec<Packet>,
     /// `None` after release. Under the lock objects are made, which runs no Python code.
-    places: Mutex<Option<Vec<Place>>>,
+    places: Mutex<Option<Places>>,
     discarded: u64,
 }
 
@@ -120,11 +99,15 @@ impl Batch {
         let mut places = Vec::with_capacity(batch.len());
         for packet in batch.drain() {
             packets.push(Packet::of(&packet));
-            places.push(Place::Raw(packet.frag));
+            places.push(Place::Raw(packet.frag.into_raw().into()));
         }
+        Self::with(packets, places, false, discarded)
+    }
+
+    fn with(packets: Vec<Packet>, each: Vec<Place>, frozen: bool, discarded: u64) -> Self {
         Self {
             packets,
-            places: Mutex::new(Some(places)),
+            places: Mutex::new(Some(Places { each, frozen })),
             discarded,
         }
     }
@@ -134,7 +117,7 @@ impl Batch {
         self.packets.is_empty() && self.discarded == 0
     }
 
-    fn places(&self) -> MutexGuard<'_, Option<Vec<Place>>> {
+    fn places(&self) -> MutexGuard<'_, Option<Places>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -146,7 +129,21 @@ impl Batch {
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let mut places = self.places();
         let places = places.as_mut().ok_or_else(|| released("batch"))?;
-        indices.map(|index| places[index].made(py)).collect()
+        let frozen = places.frozen;
+        indices
+            .map(|index| places.each[index].made(py, frozen))
+            .collect()
+    }
+
+    /// The memory of all packets for another holder, who relies on nobody writing it: one locked
+    /// add for each packet. `ValueError` if the batch or one of its fragments was released.
+    fn share(&self, py: Python<'_>) -> PyResult<Shares> {
+        let mut places = self.places();
+        let places = places.as_mut().ok_or_else(|| released("batch"))?;
+        let memory: PyResult<Vec<_>> = places.each.iter().map(|place| place.share(py)).collect();
+        let memory = memory?;
+        places.frozen = true;
+        Ok(Shares::of(memory))
     }
 
     /// A memoryview of one number for each packet.
@@ -171,12 +168,12 @@ impl Batch {
         // Out of the lock first: dropping fragments that Python made may free them.
         let places = self.places().take();
         let mut made = Vec::new();
-        pagefrag::drop_many(
+        memory::drop_many(
             places
                 .into_iter()
-                .flatten()
+                .flat_map(|places| places.each)
                 .filter_map(|place| match place {
-                    Place::Raw(frag) => Some(frag),
+                    Place::Raw(memory) => Some(memory),
                     Place::Made(object) => {
                         made.push(object);
                         None
@@ -350,6 +347,98 @@ impl Batch {
         self.discarded
     }
 
+    /// The bytes of all packets as few read-only memoryviews, each of consecutive memory.
+    ///
+    /// A view shows packets and the padding behind them (up to 63 bytes each, of whatever was there
+    /// before), nothing else. `to_numpy` tells which packet is where. Copies nothing; one locked add
+    /// for each packet. The views keep the memory.
+    ///
+    /// >>> empty_batch.runs()
+    /// []
+    fn runs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let shares = Arc::new(self.share(py)?);
+        let views: PyResult<Vec<_>> = shares
+            .runs()
+            .iter()
+            .map(|run| {
+                // SAFETY: the run is the shares' memory.
+                let loan = unsafe { Loan::new(shares.clone(), run.first, run.len) };
+                Ok(guarded(py, || loan.view(py))?.into_any())
+            })
+            .collect();
+        made::list(py, views?)
+    }
+
+    /// One record for each packet: where its bytes are, when it came, from whom.
+    ///
+    /// A read-only structured array. `address` is where the first byte lies, `run` and `start` are
+    /// its place in `runs()`, `length` its bytes; `wire_length`, `truncated`, `segment` and
+    /// `interface` are as the batch's own arrays; `timestamp` is a `datetime64[ns]`, `NaT` without
+    /// one; `source` is the sender's IPv6 address, or IPv4 address mapped into IPv6, as sixteen
+    /// bytes, and `port` its port (all 0 when it has none). Copies no packet; one locked add for
+    /// each. The array keeps the packets' memory. `ImportError` without `NumPy`.
+    ///
+    /// >>> empty_batch.to_numpy().dtype.names[:4]
+    /// ('address', 'timestamp', 'length', 'wire_length')
+    fn to_numpy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let records = py.import("pagefrag._numpy")?.getattr("records")?;
+        let shares = self.share(py)?;
+        records.call1((guarded(py, || {
+            batch_numpy::records(&self.packets, shares).view(py)
+        })?,))
+    }
+
+    /// A `pyarrow.RecordBatch` of the columns `payload`, `timestamp`, `source` and `port`.
+    ///
+    /// `payload` is a `binary_view` column whose views point to the packets where they are: sixteen
+    /// bytes are written for each packet and none copied (those of up to twelve bytes are in the
+    /// view). `timestamp` is a `timestamp[ns, UTC]`, null without one; `source` the sender's IP
+    /// address as a `string` and `port` a `uint16`, null when it has none. The column keeps the
+    /// packets' memory, whatever becomes of the batch, and lets it go on any thread. One locked add
+    /// for each packet. `ImportError` without pyarrow.
+    ///
+    /// Arrow relies on data that nobody changes: fragments that are taken out of the batch from now
+    /// on are read-only. Do not write through one that was taken out before.
+    ///
+    /// Libraries that know Arrow's `PyCapsule` protocol take the batch itself:
+    /// `polars.DataFrame(batch)`.
+    ///
+    /// >>> print(*empty_batch.to_arrow().schema.names)
+    /// payload timestamp source port
+    fn to_arrow(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
+        let arrow = slf.py().import("pagefrag._arrow")?;
+        arrow.call_method1("record_batch", (slf,))
+    }
+
+    /// The schema of `to_arrow` as an `arrow_schema` capsule.
+    ///
+    /// >>> type(empty_batch.__arrow_c_schema__()).__name__
+    /// 'PyCapsule'
+    #[allow(clippy::unused_self)] // the protocol's signature
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        arrow::schema_capsule(py, &batch_arrow::fields(Layout::View))
+    }
+
+    /// What `to_arrow` gives, as a pair of capsules.
+    ///
+    /// A `requested_schema` in which `payload` is `binary` or `large_binary` gets it so, copied once;
+    /// anything else it asks for is left to the consumer.
+    ///
+    /// >>> print(*(type(capsule).__name__ for capsule in empty_batch.__arrow_c_array__()))
+    /// PyCapsule PyCapsule
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let layout = Layout::asked(requested_schema)?;
+        let (layout, columns) = batch_arrow::columns(self.share(py)?, &self.packets, layout);
+        let schema = arrow::schema_capsule(py, &batch_arrow::fields(layout))?;
+        let array = arrow::array_capsule(py, self.packets.len(), columns)?;
+        Ok((schema, array))
+    }
+
     /// Gives back every packet that nobody else refers to; again does nothing.
     ///
     /// Fragments that were taken out of the batch stay as they are.
@@ -387,7 +476,8 @@ impl Batch {
             .filter(|index| *index < len);
         let index = index.ok_or_else(|| out_of_range("batch index out of range"))?;
         let mut places = self.places();
-        places.as_mut().ok_or_else(|| released("batch"))?[index].made(py)
+        let places = places.as_mut().ok_or_else(|| released("batch"))?;
+        places.each[index].made(py, places.frozen)
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

@@ -17,13 +17,14 @@ use crate::buffer::Lent;
 use crate::error::{forget, from_gate};
 use crate::gate::Inside;
 use crate::made::{self, number, text};
+use crate::memory::Memory;
 use crate::object::{This, make};
 use crate::{args, home, object};
 
 type Answer<'py> = PyResult<Bound<'py, PyAny>>;
 
 /// Goes in to look; `ValueError` after release.
-pub(crate) fn enter<'a>(this: This<'a, '_>) -> PyResult<Inside<'a, RawFrag>> {
+pub(crate) fn enter<'a>(this: This<'a, '_>) -> PyResult<Inside<'a, Memory>> {
     this.body
         .gate
         .enter()
@@ -59,10 +60,19 @@ pub(crate) fn take_unique(this: This<'_, '_>) -> PyResult<RawFrag> {
     if this.body.readonly {
         return Err(PyTypeError::new_err("the fragment is read-only"));
     }
-    let taken = this.body.gate.take_if(RawFrag::is_unique);
+    page_frag(&*enter(this)?)?;
+    let taken = this.body.gate.take_if(Memory::is_own);
     taken
         .map_err(|refusal| from_gate(refusal, "fragment"))?
+        .and_then(Memory::into_page_frag)
         .ok_or_else(|| PyValueError::new_err("the fragment shares its memory with another one"))
+}
+
+/// The lines of a page that a fragment is; `ValueError` for one that came out of a pickle.
+pub(crate) fn page_frag(memory: &Memory) -> PyResult<&RawFrag> {
+    memory.page_frag().ok_or_else(|| {
+        PyValueError::new_err("the fragment's bytes are another object's: take a copy() of it")
+    })
 }
 
 fn truth(py: Python<'_>, truth: bool) -> Bound<'_, PyAny> {
@@ -115,7 +125,7 @@ pub(crate) fn repr<'py>(this: This<'_, 'py>) -> Answer<'py> {
     text(this.py(), &described)
 }
 
-fn bytes<'py>(py: Python<'py>, raw: &RawFrag) -> PyResult<Bound<'py, PyBytes>> {
+fn bytes<'py>(py: Python<'py>, raw: &Memory) -> PyResult<Bound<'py, PyBytes>> {
     // SAFETY: the fragment's bytes, alive while `raw` is borrowed.
     unsafe { made::bytes(py, raw.as_ptr(), raw.len()) }
 }
@@ -238,7 +248,7 @@ pub(crate) fn subscript<'py>(this: This<'_, 'py>, key: &Bound<'py, PyAny>) -> An
     make(this.py(), part, this.body.readonly)
 }
 
-fn writable<'a>(this: This<'a, '_>) -> PyResult<Inside<'a, RawFrag>> {
+fn writable<'a>(this: This<'a, '_>) -> PyResult<Inside<'a, Memory>> {
     let inside = enter(this)?;
     if this.body.readonly {
         return Err(PyTypeError::new_err("cannot modify read-only fragment"));

@@ -5,7 +5,7 @@
 //! What an object is made of is told in `object.rs`, which gets the finished type.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -286,6 +286,18 @@ fn attributes() -> Vec<ffi::PyGetSetDef> {
     ]
 }
 
+/// Where the interpreter keeps its list of weak references, with the empty entry that ends it.
+fn members() -> PyResult<Vec<ffi::PyMemberDef>> {
+    let weak = ffi::PyMemberDef {
+        name: c"__weaklistoffset__".as_ptr(),
+        type_code: ffi::Py_T_PYSSIZET,
+        offset: object::WEAK.try_into()?,
+        flags: ffi::Py_READONLY,
+        doc: null(),
+    };
+    Ok(vec![weak, ffi::PyMemberDef::default()])
+}
+
 fn slot(slot: c_int, pfunc: *const c_void) -> ffi::PyType_Slot {
     ffi::PyType_Slot {
         slot,
@@ -309,6 +321,7 @@ fn create(py: Python<'_>) -> PyResult<Py<PyType>> {
     // The type refers to them for good.
     let methods = Vec::leak(methods());
     let attributes = Vec::leak(attributes());
+    let members = Vec::leak(members()?);
     let repr: unsafe extern "C" fn(*mut ffi::PyObject) -> *mut ffi::PyObject =
         plain!(fragment::repr,);
     let subscript: ffi::binaryfunc = with_one!(fragment::subscript);
@@ -321,6 +334,7 @@ fn create(py: Python<'_>) -> PyResult<Py<PyType>> {
         slot(ffi::Py_tp_richcompare, compare as *const c_void),
         slot(ffi::Py_tp_methods, methods.as_ptr().cast()),
         slot(ffi::Py_tp_getset, attributes.as_ptr().cast()),
+        slot(ffi::Py_tp_members, members.as_ptr().cast()),
         slot(ffi::Py_mp_length, length as *const c_void),
         slot(ffi::Py_mp_subscript, subscript as *const c_void),
         slot(ffi::Py_mp_ass_subscript, assign as *const c_void),

@@ -12,6 +12,7 @@
 //! | `SHUT` | the value was taken; stays so |
 
 use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -27,13 +28,12 @@ pub(crate) enum Refusal {
     Occupied(usize),
 }
 
-/// A value behind a gate.
-#[derive(Debug)]
+/// A value behind a gate, and nothing beside the two: the word tells whether there is a value.
 pub(crate) struct Gated<T> {
     word: AtomicUsize,
-    /// Invariant: `Some` unless `word` is `SHUT`. Written only by the thread that turned `word`
+    /// Invariant: a value unless `word` is `SHUT`. Written only by the thread that turned `word`
     /// from 0 to `BUSY`; read only by those who are counted in `word`.
-    value: UnsafeCell<Option<T>>,
+    value: UnsafeCell<MaybeUninit<T>>,
 }
 
 // SAFETY: those inside share `&T` between threads, which `T: Sync` allows; the one thread that
@@ -45,7 +45,7 @@ impl<T> Gated<T> {
     pub(crate) const fn new(value: T) -> Self {
         Self {
             word: AtomicUsize::new(0),
-            value: UnsafeCell::new(Some(value)),
+            value: UnsafeCell::new(MaybeUninit::new(value)),
         }
     }
 
@@ -53,7 +53,7 @@ impl<T> Gated<T> {
     pub(crate) const fn empty() -> Self {
         Self {
             word: AtomicUsize::new(SHUT),
-            value: UnsafeCell::new(None),
+            value: UnsafeCell::new(MaybeUninit::uninit()),
         }
     }
 
@@ -82,11 +82,8 @@ impl<T> Gated<T> {
         }
         // SAFETY: this thread is counted in `word`, so nobody writes until it leaves.
         let value = unsafe { &*self.value.get() };
-        let Some(value) = value else {
-            // Unreachable by the invariant of `value`; leaving keeps the count right even so.
-            self.count_out();
-            return Err(Refusal::Shut);
-        };
+        // SAFETY: the invariant of `value`: the word was not `SHUT`, and cannot become so.
+        let value = unsafe { value.assume_init_ref() };
         Ok(Inside { gate: self, value })
     }
 
@@ -134,18 +131,18 @@ impl<T> Gated<T> {
     /// Alters the value while nobody is inside. `how` must not call into the interpreter: others
     /// may be waiting for it.
     pub(crate) fn alter<R>(&self, how: impl FnOnce(&mut T) -> R) -> Result<R, Refusal> {
-        let mut alone = self.alone()?;
-        alone.value().as_mut().map(how).ok_or(Refusal::Shut)
+        Ok(how(self.alone()?.value()))
     }
 
     /// Takes the value if `may` agrees, and shuts the gate for good.
     pub(crate) fn take_if(&self, may: impl FnOnce(&T) -> bool) -> Result<Option<T>, Refusal> {
         let mut alone = self.alone()?;
-        if !alone.value().as_ref().is_some_and(may) {
+        if !may(alone.value()) {
             return Ok(None);
         }
         alone.after = SHUT;
-        Ok(alone.value().take())
+        // SAFETY: there is a value, and with the gate shut nobody looks at what is left of it.
+        Ok(Some(unsafe { std::ptr::from_mut(alone.value()).read() }))
     }
 
     /// Takes the value and shuts the gate for good.
@@ -154,8 +151,16 @@ impl<T> Gated<T> {
     }
 }
 
+impl<T> Drop for Gated<T> {
+    fn drop(&mut self) {
+        if *self.word.get_mut() & SHUT == 0 {
+            // SAFETY: the invariant of `value`; dropped once, here.
+            unsafe { self.value.get_mut().assume_init_drop() };
+        }
+    }
+}
+
 /// The right to look at a gated value.
-#[derive(Debug)]
 pub(crate) struct Inside<'a, T> {
     gate: &'a Gated<T>,
     value: &'a T,
@@ -189,9 +194,11 @@ struct Alone<'a, T> {
 }
 
 impl<T> Alone<'_, T> {
-    fn value(&mut self) -> &mut Option<T> {
+    fn value(&mut self) -> &mut T {
         // SAFETY: this thread turned `word` from 0 to `BUSY` and is the only one in.
-        unsafe { &mut *self.gate.value.get() }
+        let value = unsafe { &mut *self.gate.value.get() };
+        // SAFETY: the invariant of `value`: the word was 0.
+        unsafe { value.assume_init_mut() }
     }
 }
 

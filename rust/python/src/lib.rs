@@ -1,17 +1,22 @@
 //! The Python module `pagefrag._pagefrag`: the crate `pagefrag` as Python classes.
 //!
 //! One file for each class: `pool`, `cache` (with `fastcall` and `reservation`), `fragment` (with
-//! `object` below it and `fragment_type` above), `netdev`, `napi`, `skb`, `ring`, `batch`, `tx`
-//! (with `held` and `destination`). Rules that they share: `args` (what is accepted as a number),
-//! `error` (how errors cross), `gate` (who is inside a fragment), `buffer` (bytes lent and
-//! borrowed), `home` (the default cache), `made` (numbers, strings and bytes for Python), `stats`,
-//! `thread_end`, `vessel` (the objects' own memory). Calls go down; the house test holds that.
+//! `object` below it and `fragment_type` above), `netdev`, `napi`, `skb`, `ring`, `batch` (with
+//! `packet`, `batch_arrow` and `batch_numpy`), `tx` (with `held` and `destination`). Rules that they
+//! share: `args` (what is accepted as a number), `arrow` (Arrow's structures), `error` (how errors
+//! cross), `gate` (who is inside a fragment), `memory` (a fragment's bytes), `shares` and `loan`
+//! (all of a batch's), `buffer` (bytes lent and borrowed), `home` (the default cache), `made`
+//! (numbers, strings and bytes for Python), `stats`, `thread_end`, `vessel` (the objects' own
+//! memory). Calls go down; the house test holds that.
 //!
 //! Classes are frozen; state that changes is atomic or behind a lock of its own, and no lock is
 //! held while Python code can run.
 
 mod args;
+mod arrow;
 mod batch;
+mod batch_arrow;
+mod batch_numpy;
 mod buffer;
 mod cache;
 mod destination;
@@ -22,15 +27,19 @@ mod fragment_type;
 mod gate;
 mod held;
 mod home;
+mod loan;
 mod made;
+mod memory;
 mod napi;
 mod netdev;
 mod object;
+mod packet;
 #[cfg(feature = "plain-fragment")]
 mod plain;
 mod pool;
 mod reservation;
 mod ring;
+mod shares;
 mod skb;
 mod stats;
 mod thread_end;

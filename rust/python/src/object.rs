@@ -1,39 +1,43 @@
 //! The Python object `Fragment`, made by hand so that a fragment costs the collector nothing.
 //!
 //! Every `#[pyclass]` is a type that the garbage collector tracks, one tracked object for each
-//! packet. A fragment refers to no Python object, so it can be a plain heap type: a header, sixteen
-//! bytes of fragment, a gate. This file is layout, birth and death; `vessel.rs` is where the
+//! packet. A fragment refers to no Python object that could refer back to it, so it can be a plain
+//! heap type: a header, sixteen bytes of memory, a gate, a list of weak references. This file is layout, birth and death; `vessel.rs` is where the
 //! object's own memory comes from. What a fragment can do is written in `fragment.rs` and hung into
 //! the type in `fragment_type.rs`, which hands the finished type down to `adopt`.
 //!
 //! ```text
-//!   ob_refcnt, ob_type │ RawFrag (16) │ gate (8) │ readonly (1)
+//!   ob_refcnt, ob_type │ weak (8) │ gate (8) │ Memory (16) │ readonly (1)
 //! ```
 
 use std::ptr::{NonNull, addr_of_mut, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use pagefrag::RawFrag;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::gate::Gated;
+use crate::memory::Memory;
 use crate::vessel;
 
 /// What a `Fragment` is, after the object header.
-#[derive(Debug)]
 pub(crate) struct Body {
-    pub(crate) gate: Gated<RawFrag>,
+    pub(crate) gate: Gated<Memory>,
     pub(crate) readonly: bool,
 }
 
 #[repr(C)]
 struct Object {
     base: ffi::PyObject,
+    /// The interpreter's list of weak references; null when there are none.
+    weak: *mut ffi::PyObject,
     body: Body,
 }
+
+/// Where the interpreter finds `weak`.
+pub(crate) const WEAK: usize = std::mem::offset_of!(Object, weak);
 
 /// The type's basic size.
 pub(crate) const SIZE: usize = size_of::<Object>();
@@ -127,9 +131,9 @@ pub(crate) struct Blank(NonNull<Object>);
 impl Blank {
     /// The finished object, a new reference.
     #[inline]
-    pub(crate) fn fill(self, raw: RawFrag, readonly: bool) -> *mut ffi::PyObject {
+    pub(crate) fn fill(self, memory: impl Into<Memory>, readonly: bool) -> *mut ffi::PyObject {
         self.hold(Body {
-            gate: Gated::new(raw),
+            gate: Gated::new(memory.into()),
             readonly,
         })
     }
@@ -151,6 +155,10 @@ impl Blank {
         let place = unsafe { addr_of_mut!((*self.0.as_ptr()).body) };
         // SAFETY: nobody else has the object, and its body holds nothing.
         unsafe { place.write(body) };
+        // SAFETY: an object of that layout; only the address is taken.
+        let weak = unsafe { addr_of_mut!((*self.0.as_ptr()).weak) };
+        // SAFETY: nobody else has the object, so nobody refers to it weakly.
+        unsafe { weak.write(null_mut()) };
         self.0.as_ptr().cast()
     }
 }
@@ -161,18 +169,22 @@ impl Blank {
 /// # Safety
 /// - The interpreter is attached.
 #[inline]
-pub(crate) unsafe fn make_raw(raw: RawFrag, readonly: bool) -> *mut ffi::PyObject {
+pub(crate) unsafe fn make_raw(memory: impl Into<Memory>, readonly: bool) -> *mut ffi::PyObject {
     // SAFETY: attached; filled at once.
     match unsafe { blank() } {
-        Some(blank) => blank.fill(raw, readonly),
+        Some(blank) => blank.fill(memory, readonly),
         None => null_mut(),
     }
 }
 
 /// A new `Fragment`.
-pub(crate) fn make(py: Python<'_>, raw: RawFrag, readonly: bool) -> PyResult<Bound<'_, PyAny>> {
+pub(crate) fn make(
+    py: Python<'_>,
+    memory: impl Into<Memory>,
+    readonly: bool,
+) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: `py` says that we are attached.
-    let object = unsafe { make_raw(raw, readonly) };
+    let object = unsafe { make_raw(memory, readonly) };
     // SAFETY: a new reference, or null with the error set.
     unsafe { Bound::from_owned_ptr_or_err(py, object) }
 }
@@ -183,6 +195,12 @@ pub(crate) fn make(py: Python<'_>, raw: RawFrag, readonly: bool) -> PyResult<Bou
 /// - The interpreter is attached.
 /// - `object` is a `Fragment` whose last reference is gone; not used after.
 pub(crate) unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+    // SAFETY: an object of that layout, written at birth; the interpreter writes it while attached.
+    if !unsafe { (*object.cast::<Object>()).weak }.is_null() {
+        // SAFETY: attached; the last reference is gone and the object is still whole, which is how
+        // the callbacks of weak references are to find it.
+        unsafe { ffi::PyObject_ClearWeakRefs(object) };
+    }
     // SAFETY: an object of that layout; only the address is taken.
     let body = unsafe { addr_of_mut!((*object.cast::<Object>()).body) };
     // SAFETY: the last reference is gone, so nobody is inside and nobody can come; the body was

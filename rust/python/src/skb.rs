@@ -265,7 +265,9 @@ impl SkBuff {
     /// >>> skb.len
     /// 1000
     fn add_frag(&self, fragment: &Bound<'_, PyAny>) -> PyResult<()> {
-        let shared = fragment::enter(This::cast(fragment)?)?.share();
+        let inside = fragment::enter(This::cast(fragment)?)?;
+        let shared = fragment::page_frag(&inside)?.share();
+        drop(inside);
         // SAFETY: nobody writes through a `Frag`, and sharers may read.
         let shared = unsafe { Frag::from_raw(shared) };
         // The lock is released before a refused fragment is dropped.

@@ -181,6 +181,18 @@ impl RawFrag {
         }
     }
 
+    /// Bytes from the first one shown to the end of what belongs to this
+    /// fragment alone: the rest of the last line comes along, of a byte page
+    /// nothing does.
+    pub fn padded_len(&self) -> usize {
+        let len = self.len();
+        if self.tag().has(BYTES) {
+            return len;
+        }
+        let end = self.ptr.addr().get() + len;
+        len + (end.next_multiple_of(LINE) - end)
+    }
+
     /// The address of the page: equal for fragments of one page.
     pub fn page(&self) -> usize {
         self.home().base().addr().get()
