@@ -92,9 +92,23 @@ loom: ## every concurrency model, in full
 loom-quick: ## every concurrency model, few preemptions, a few seconds each
 	LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) LOOM_MAX_DURATION=$(SECONDS_A_MODEL) $(PYTHON) tests/run_models.py
 
+# Campaigns run for as long as they are given; LEDGER=docs/assurance.md adds their lines to it.
+LEDGER ?=
+export PAGEFRAG_LEDGER := $(LEDGER)
+NOTED = $(BIN)/python tests/campaigns/ledger.py
+
+.PHONY: stress
+STRESS := $(TARGET)/release/stress
+SECONDS_A_STORY ?= 120
+stress: $(MARKS)/venv ## every byte compared: two threads, thread lives, 32 threads; SECONDS_A_STORY=120
+	$(CARGO) build --locked --release -p pagefrag-tests --bin stress
+	$(NOTED) "make stress (ring)" -- $(STRESS) ring 2_000_000_000 $(SECONDS_A_STORY)
+	$(NOTED) "make stress (lives)" -- $(STRESS) lives 1_000_000 $(SECONDS_A_STORY)
+	$(NOTED) "make stress (exchange)" -- $(STRESS) exchange 1_000_000_000 $(SECONDS_A_STORY)
+
 .PHONY: campaign-rings
 campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, off; each checked
-	$(BIN)/python tests/campaign_rings.py $(ARGS)
+	$(NOTED) "make campaign-rings" -- $(BIN)/python tests/campaign_rings.py $(ARGS)
 
 # Written down only on request: `make bench RECORD=benches/record`.
 RECORD ?=
