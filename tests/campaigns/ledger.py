@@ -3,8 +3,8 @@
     python tests/campaigns/ledger.py "make stress" -- PROGRAM ARGUMENTS...
 
 repeats what the program says and ends as it ends. The last line it prints is its result; with
-``PAGEFRAG_LEDGER=docs/assurance.md`` (``make stress LEDGER=docs/assurance.md``) that line is added to
-the ledger, with the date, the commit, the machine and the command.
+``PAGEFRAG_LEDGER=docs/assurance.md`` (``make stress LEDGER=docs/assurance.md``) that line is added
+to the ledger, with the date, the commit, the machine and the command.
 """
 
 from __future__ import annotations
