@@ -6,7 +6,7 @@ mod net;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use net::{V4, families, set_option};
@@ -69,7 +69,7 @@ fn push_all(ring: &mut TxRing<UdpSocket, Vec<u8>>, lens: &[usize], to: Option<So
 }
 
 /// Flushes, and tells which numbers went and which failed with which error.
-fn flush<B: Payload>(ring: &mut TxRing<UdpSocket, B>) -> (Vec<u64>, Vec<(u64, i32)>, Option<i32>) {
+fn flush<S: AsFd, B: Payload>(ring: &mut TxRing<S, B>) -> (Vec<u64>, Vec<(u64, i32)>, Option<i32>) {
     let (mut sent, mut failed) = (Vec::new(), Vec::new());
     let flushed = ring
         .flush_with(|done: Completion<B>| match done.result {
@@ -410,6 +410,100 @@ fn a_socket_that_is_shut_down_keeps_the_queue() {
 }
 
 #[test]
+fn a_peer_of_a_unix_socket_that_is_full_is_waited_for() {
+    const COUNT: usize = 1024;
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    // Whichever is full first: its send buffer, or its peer's queue.
+    set_option(&ours, libc::SOL_SOCKET, libc::SO_SNDBUF, 1 << 16);
+    let options = TxOptions {
+        slots: COUNT,
+        gso: true,
+    };
+    let mut ring = TxRing::new(ours, options).unwrap();
+    assert!(!ring.gso());
+    for seed in 0..COUNT {
+        ring.push(bytes(100 + seed % 50, seed), None).expect("room");
+    }
+    let sent = ring.flush().unwrap().sent;
+    assert!((1..COUNT).contains(&sent), "{sent} went");
+    assert_eq!((ring.queued(), ring.stats().tx_stop), (COUNT - sent, 1));
+    let full = ring.wait(Some(Duration::ZERO)).unwrap();
+    assert_eq!(full, Readiness::TimedOut);
+    let mut got = vec![0; 200];
+    for seed in 0..COUNT {
+        let len = theirs.recv(&mut got).unwrap();
+        assert_eq!(len, 100 + seed % 50);
+        assert_eq!(first_damage(&got[..len], seed as u64), None);
+        ring.flush().unwrap();
+    }
+    theirs.set_nonblocking(true).unwrap();
+    assert!(theirs.recv(&mut got).is_err(), "one too many");
+    let stats = ring.stats();
+    assert_eq!((stats.tx_packets, stats.tx_hw_drops), (COUNT as u64, 0));
+}
+
+#[test]
+fn a_unix_socket_has_one_peer_and_tells_when_it_is_gone() {
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    let (_socket, address) = receiver(V4);
+    let mut ring = TxRing::new(ours, options(true)).unwrap();
+    ring.push(bytes(10, 0), Some(address.into())).unwrap();
+    ring.push(bytes(10, 1), None).unwrap();
+    assert_eq!(
+        flush(&mut ring),
+        (vec![1], vec![(0, libc::EINVAL)], None),
+        "a destination is refused"
+    );
+    drop(theirs);
+    ring.push(bytes(10, 2), None).unwrap();
+    let (sent, failed, notice) = flush(&mut ring);
+    assert_eq!((sent, notice), (vec![], Some(libc::ECONNREFUSED)));
+    assert_eq!(failed, vec![(2, libc::ENOTCONN)]);
+}
+
+#[test]
+fn nothing_is_cut_while_an_error_may_come_after_a_part_has_gone() {
+    const IPV6_RECVERR: i32 = 25;
+    for bind in families() {
+        let (level, name) = if bind == V4 {
+            (libc::IPPROTO_IP, libc::IP_RECVERR)
+        } else {
+            (libc::IPPROTO_IPV6, IPV6_RECVERR)
+        };
+        let (socket, address) = receiver(bind);
+        let mut ring = ring(bind, true);
+        for (on, messages) in [(0, 1), (1, 1), (0, 2)] {
+            set_option(ring.socket(), level, name, on);
+            assert_eq!(ring.gso(), on == 0);
+            push_all(&mut ring, &[100; 10], Some(address.into()));
+            assert_eq!(ring.flush().unwrap().sent, 10);
+            expect(&socket, &[100; 10]);
+            assert_eq!(ring.stats().tx_hw_gso_packets, messages);
+        }
+    }
+}
+
+#[test]
+fn a_refusing_peer_is_told_though_the_error_queue_is_on() {
+    let (socket, address) = receiver(V4);
+    let mut ring = ring(V4, true);
+    set_option(ring.socket(), libc::IPPROTO_IP, libc::IP_RECVERR, 1);
+    ring.socket().connect(address).unwrap();
+    drop(socket);
+    push_all(&mut ring, &[10, 10, 10, 10], None);
+    let (sent, failed, notice) = flush(&mut ring);
+    assert_eq!((sent, failed), (vec![0, 1, 2, 3], vec![]));
+    assert_eq!(notice, Some(libc::ECONNREFUSED));
+    push_all(&mut ring, &[5], None);
+    flush(&mut ring);
+    let socket = UdpSocket::bind(address).unwrap();
+    push_all(&mut ring, &[7, 7, 7], None);
+    let (sent, failed, _) = flush(&mut ring);
+    assert_eq!((sent, failed), (vec![5, 6, 7], vec![]));
+    expect(&socket, &[7, 7, 7]);
+}
+
+#[test]
 fn a_full_ring_gives_the_buffer_back() {
     let (socket, address) = receiver(V4);
     let options = TxOptions {
@@ -446,14 +540,14 @@ fn fragments_are_kept_until_the_kernel_has_them() {
 #[test]
 fn what_is_no_udp_socket_is_refused() {
     let stream = TcpListener::bind(V4).unwrap();
-    let (unix, _other) = UnixDatagram::pair().unwrap();
+    let (unix, _other) = UnixStream::pair().unwrap();
     let file = std::fs::File::open("/dev/null").unwrap();
     let code = |fd| {
         let ring = TxRing::<_, Vec<u8>>::new(fd, TxOptions::default());
         ring.unwrap_err().raw_os_error().unwrap()
     };
     assert_eq!(code(stream.as_fd()), libc::EPROTOTYPE);
-    assert_eq!(code(unix.as_fd()), libc::EAFNOSUPPORT);
+    assert_eq!(code(unix.as_fd()), libc::EPROTOTYPE);
     assert_eq!(code(file.as_fd()), libc::ENOTSOCK);
     for slots in [0, 1025, usize::MAX] {
         let socket = UdpSocket::bind(V4).unwrap();

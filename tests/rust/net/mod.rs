@@ -78,7 +78,7 @@ pub(crate) fn one_region(page_size: usize) -> PagePool {
 }
 
 /// Sets a socket option to a number.
-pub(crate) fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) {
+pub(crate) fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: i32) {
     let len = libc::socklen_t::try_from(size_of::<i32>()).unwrap();
     let source = (&raw const value).cast();
     // SAFETY: `source` and `len` describe `value`.

@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 use libc::{c_int, c_short, c_uint, c_void, socklen_t};
 
 pub(super) use notes::Notes;
-pub(super) use send::{Fault, MAX_PIECES, Outgoing, can_segment, is_idle, pending_error};
+pub(super) use send::{
+    Fault, MAX_PIECES, Outgoing, can_segment, is_idle, pending_error, sender_kind,
+    tells_of_full_queues,
+};
 
 /// Bytes kept of a sender's name beside each packet: what an IPv6 `sockaddr` has.
 pub(super) const NAME_BYTES: usize = 28;
@@ -181,7 +184,7 @@ fn os_error(code: c_int) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
 
-/// What kind of socket a ring receives from.
+/// What kind of socket a ring is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     UdpV4,
@@ -196,7 +199,7 @@ impl Kind {
     }
 }
 
-/// Which of the sockets that a ring can receive from is this? What is wrong is
+/// Which of the sockets that a ring can be over is this? What is wrong is
 /// told by the error number: `EBADF` closed, `ENOTSOCK` no socket, `EPROTOTYPE`
 /// a stream, `EAFNOSUPPORT` another family, `EPROTONOSUPPORT` not UDP.
 pub(super) fn kind(fd: BorrowedFd<'_>) -> io::Result<Kind> {
@@ -214,14 +217,6 @@ pub(super) fn kind(fd: BorrowedFd<'_>) -> io::Result<Kind> {
         return Err(os_error(libc::EPROTONOSUPPORT));
     }
     Ok(kind)
-}
-
-/// Is this a UDP socket? As [`kind`], and `EAFNOSUPPORT` for the other kinds.
-pub(super) fn check_udp(fd: BorrowedFd<'_>) -> io::Result<()> {
-    if kind(fd)?.is_udp() {
-        return Ok(());
-    }
-    Err(os_error(libc::EAFNOSUPPORT))
 }
 
 /// A socket option that was changed for a while.

@@ -17,6 +17,12 @@
 //! an earlier one of which the network has told meanwhile (`ECONNREFUSED`). The
 //! second kind is told once. So the ring tries a datagram again, alone, and
 //! believes only an error that stays.
+//!
+//! That is right as long as an error means that nothing went. With `IP_RECVERR`,
+//! kernels older than a correction of `__dev_queue_xmit` ("TCP expects error to
+//! mean none of the data was sent"; 6.18 has it) tell `ENOBUFS` of a message that
+//! was cut when the device had no room for its last datagram, though others have
+//! gone. So as long as that option is on, the ring has nothing cut.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,12 +33,14 @@ use std::time::Duration;
 use crate::net::addr::Source;
 use crate::net::payload::Payload;
 use crate::net::queue::TxStats;
-use crate::net::socket::{self, Fault, MAX_MESSAGES, MAX_PIECES, Outgoing, Readiness};
+use crate::net::socket::{self, Fault, Kind, MAX_MESSAGES, MAX_PIECES, Outgoing, Readiness};
 
 /// Segments of one message at most (`UDP_MAX_SEGMENTS` of every kernel that has it).
 const MAX_SEGMENTS: usize = 64;
 /// Payload of one message at most: 65,535 less the headers of IPv4 and UDP.
 const MAX_RUN: usize = 65_507;
+/// A destination that the kernel refuses (`EINVAL`), whatever the socket.
+const NOWHERE: [u8; 2] = [0; 2];
 /// Times a datagram is tried before its error is believed. Errors of earlier
 /// datagrams come one at a time, and each may hide the next.
 const TRIES: u32 = 4;
@@ -136,9 +144,11 @@ impl Run {
     }
 }
 
-/// Which runs the kernel has not refused so far.
+/// Which runs may be cut: those that the kernel has not refused so far.
 #[derive(Clone, Copy, Debug)]
 struct Segmenting {
+    /// Not as long as an error may mean that a part has gone.
+    is_safe: bool,
     /// Bytes of a segment at most; 0 is off.
     most_segment: usize,
     /// Bytes of a message at most.
@@ -164,11 +174,19 @@ struct Trouble {
     tries: u32,
     /// The run it was in when the refusal came.
     suspect: Option<(Fault, Run)>,
-    /// The last error, which may be about an earlier datagram.
+    /// The first error, which may be about an earlier datagram: the one that is
+    /// told once, if there is one.
     heard: Option<io::Error>,
 }
 
-/// A transmit ring over a UDP socket.
+impl Trouble {
+    fn hear(&mut self, error: io::Error) {
+        self.heard.get_or_insert(error);
+    }
+}
+
+/// A transmit ring over a UDP socket, or over a UNIX one of datagrams that is
+/// connected (a destination is refused there).
 ///
 /// `S` is who owns the socket: a `UdpSocket`, a reference to one, an `OwnedFd`;
 /// `B` what is sent. Nothing here waits but [`wait`](Self::wait), and no heap
@@ -200,6 +218,7 @@ struct Trouble {
 #[derive(Debug)]
 pub struct TxRing<S: AsFd, B: Payload> {
     socket: S,
+    kind: Kind,
     options: TxOptions,
     queue: VecDeque<Entry<B>>,
     /// The number of the next datagram.
@@ -220,7 +239,7 @@ impl<S: AsFd, B: Payload> TxRing<S, B> {
     ///
     /// # Errors
     /// `InvalidInput` for `slots` out of range. The operating system's error for
-    /// what is no UDP socket, as of [`RxRing::new`](crate::net::RxRing::new).
+    /// what is no such socket, as of [`RxRing::new`](crate::net::RxRing::new).
     pub fn new(socket: S, options: TxOptions) -> io::Result<Self> {
         if options.slots == 0 || options.slots > MAX_MESSAGES {
             return Err(io::Error::new(
@@ -228,12 +247,13 @@ impl<S: AsFd, B: Payload> TxRing<S, B> {
                 "slots must be from 1 to 1024",
             ));
         }
-        socket::check_udp(socket.as_fd())?;
-        let gso = options.gso && socket::can_segment(socket.as_fd());
+        let kind = socket::sender_kind(socket.as_fd())?;
+        let gso = options.gso && kind.is_udp() && socket::can_segment(socket.as_fd());
         Ok(Self {
             queue: VecDeque::with_capacity(options.slots),
             next: 0,
             segmenting: Segmenting {
+                is_safe: true,
                 most_segment: if gso { MAX_RUN } else { 0 },
                 most_bytes: MAX_RUN,
             },
@@ -243,6 +263,7 @@ impl<S: AsFd, B: Payload> TxRing<S, B> {
             stopped: false,
             stats: TxStats::default(),
             options,
+            kind,
             socket,
         })
     }
@@ -293,6 +314,7 @@ impl<S: AsFd, B: Payload> TxRing<S, B> {
         // The last call took less than it was offered: an error that it kept to
         // itself. The next one tells it, or it is gone.
         let (mut short, mut swallowed) = (false, false);
+        self.segmenting.is_safe = !self.may_go_in_part();
         while !self.queue.is_empty() {
             match self.offer() {
                 Ok(taken) => {
@@ -314,6 +336,14 @@ impl<S: AsFd, B: Payload> TxRing<S, B> {
         Ok(flushed)
     }
 
+    /// May a message that is cut be refused when a part of it has gone? Asked
+    /// only when there may be one.
+    fn may_go_in_part(&self) -> bool {
+        self.queue.len() > 1
+            && self.segmenting.most_segment > 0
+            && socket::tells_of_full_queues(self.socket.as_fd(), self.kind)
+    }
+
     /// One `sendmmsg` over the queue.
     fn offer(&mut self) -> io::Result<usize> {
         self.outgoing.clear();
@@ -321,8 +351,12 @@ impl<S: AsFd, B: Payload> TxRing<S, B> {
         let mut entries = self.queue.iter().peekable();
         while let Some(first) = entries.next() {
             let mut run = Run::of(first);
-            self.outgoing
-                .open(first.to.as_ref().map_or(&[], Source::as_bytes));
+            self.outgoing.open(match &first.to {
+                None => &[],
+                Some(to) if self.kind.is_udp() => to.as_bytes(),
+                // Names of UNIX sockets are cut in a `Source`.
+                Some(_) => &NOWHERE,
+            });
             first
                 .buffer
                 .pieces()
@@ -331,7 +365,7 @@ impl<S: AsFd, B: Payload> TxRing<S, B> {
                 self.runs.push(run);
                 break;
             }
-            if first.len <= self.segmenting.most_segment {
+            if self.segmenting.is_safe && first.len <= self.segmenting.most_segment {
                 let most = self.segmenting.most_bytes;
                 while let Some(next) =
                     entries.next_if(|next| next.to == first.to && run.fits(next, most))
@@ -405,11 +439,11 @@ impl<S: AsFd, B: Payload> TxRing<S, B> {
                 trouble.suspect = Some((fault, *run));
                 self.stats.gso_refused += 1;
             }
-            Some(_) => trouble.heard = Some(error),
+            Some(_) => trouble.hear(error),
             None if trouble.tries + 1 == TRIES => self.fail(error, flushed, done),
             None => {
                 trouble.tries += 1;
-                trouble.heard = Some(error);
+                trouble.hear(error);
             }
         }
         Ok(ControlFlow::Continue(()))
@@ -484,10 +518,11 @@ impl<S: AsFd, B: Payload> TxRing<S, B> {
         self.queue.len() == self.options.slots
     }
 
-    /// Does the ring let the kernel cut messages? Not when it was told not to,
-    /// and no longer when the kernel has refused.
+    /// Does the ring let the kernel cut messages? Not when it was told not to, no
+    /// longer when the kernel has refused, and not while `IP_RECVERR` is on.
     pub fn gso(&self) -> bool {
         self.segmenting.most_segment > 0
+            && !socket::tells_of_full_queues(self.socket.as_fd(), self.kind)
     }
 
     /// What was counted.

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{c_int, c_uint, socklen_t};
 
-use super::{NAME_BYTES, Name, no_message, option};
+use super::{Kind, NAME_BYTES, Name, kind, no_message, option, os_error};
 
 /// Pieces of one message at most (the kernel's `UIO_MAXIOV`).
 pub(crate) const MAX_PIECES: usize = 1024;
@@ -165,6 +165,24 @@ impl Outgoing {
             header.msg_flags = 0;
         }
     }
+}
+
+/// Which of the sockets that a ring can send over is this? As [`kind`], and
+/// `EAFNOSUPPORT` for a packet socket.
+pub(crate) fn sender_kind(fd: BorrowedFd<'_>) -> io::Result<Kind> {
+    match kind(fd)? {
+        Kind::Packet => Err(os_error(libc::EAFNOSUPPORT)),
+        kind => Ok(kind),
+    }
+}
+
+/// Does the kernel tell the sender when a device's queue was full
+/// (`IP_RECVERR`)? Without, such a packet counts as sent, like any that the
+/// network loses.
+pub(crate) fn tells_of_full_queues(fd: BorrowedFd<'_>, kind: Kind) -> bool {
+    let is_on = |level, name| option(fd, level, name).is_ok_and(|value| value != 0);
+    kind.is_udp() && is_on(libc::IPPROTO_IP, libc::IP_RECVERR)
+        || kind == Kind::UdpV6 && is_on(libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
 }
 
 /// Does the kernel know how to cut a message into datagrams (`UDP_SEGMENT`,
