@@ -21,7 +21,7 @@ def echo(rx: RxRing, tx: TxRing) -> None:
             if not batch and not batch.discarded:
                 return  # the socket was shut down: nothing comes any more
             try:
-                tx.send(batch, to=batch.addresses)
+                tx.send(batch, to=batch)
             except SendError as error:
                 # Everything else was sent. An answer that cannot be delivered is the sender's
                 # loss, as everywhere in UDP; an error of the socket itself ends the server.

@@ -323,8 +323,8 @@ class TxRing:
     def __new__(cls, sock: _Socket, *, slots: SupportsIndex = 64, gso: bool = True) -> Self: ...
     def send(
         self,
-        buffers: Buffer | Iterable[Buffer],
-        to: _Address | Iterable[_Address | None] | None = None,
+        buffers: Buffer | Iterable[Buffer] | Batch,
+        to: _Address | Iterable[_Address | None] | Batch | None = None,
         timeout: float | None = None,
     ) -> int: ...
     def flush(self, timeout: float | None = None) -> int: ...

@@ -1,4 +1,4 @@
-"""A bound UDP socket and one that sends to it, for whoever receives."""
+"""What many tests start from: a bound UDP socket and a sender to it, and a socket without room."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
+from link import Link
 
 
 @pytest.fixture
@@ -20,3 +22,22 @@ def sender(sock: socket.socket) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.connect(sock.getsockname())
         yield sender
+
+
+@pytest.fixture
+def link() -> Iterator[Link]:
+    try:
+        link = Link()
+    except OSError as error:
+        pytest.skip(f"no link of our own: {error}")
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def stuffed(link: Link) -> Iterator[socket.socket]:
+    """A socket whose small buffer fills up at once."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sock.connect(link.there)
+        yield sock

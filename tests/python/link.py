@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import struct
+import time
 
 CLONE_NEWNET = 0x40000000
 TUNSETIFF = 0x400454CA
@@ -73,6 +74,14 @@ class Link:
             if frame[12:14] == b"\x08\x00" and frame[23] == socket.IPPROTO_UDP:
                 length = int.from_bytes(frame[38:40], "big")
                 found.append(frame[42 : 34 + length])
+
+    def arrived(self, count: int) -> list[bytes]:
+        """Return what comes out of the link, once *count* datagrams have."""
+        found: list[bytes] = []
+        while len(found) < count:
+            found += self.payloads()
+            time.sleep(0.001)
+        return found + self.payloads()
 
     def close(self) -> None:
         if self.tap >= 0:

@@ -64,6 +64,13 @@ skb.clone(); skb.coalesce(skb); memoryview(skb); skb.put(10**6); skb.put(-1)
     "batch": """
 b.lengths; b.pages; b.addresses; b[0]; b[:]; list(b); repr(b); b[99]
 """,
+    "tx": """
+tx.send([b"x", f, skb]); tx.send(b, to=b); tx.send(b, to=here); tx.send(b"x", to=here); tx.flush()
+tx.queued; tx.stats(); repr(tx); tx.fileno(); tx.gso; tx.close(); p.TxRing(sock); shut.send(b"x")
+tx.send([b"x", b"x" * 70000], to=here); tx.send(5); tx.send(b"x", to=9); tx.send(b"x")
+tx.send(b"x", to=[here] * 2); tx.send(b"x", to=("localhost", here[1])); tx.send(b"x", timeout=-1)
+tx.send([gone])
+""",
     "napi": """
 over.alloc_frag(5); polled(); repr(napi); repr(over)
 """,
@@ -80,7 +87,7 @@ def polled():
         context.consume_skb(context.alloc_skb(1000))
 
 def prepared():
-    global pool, c, f, ro, gone, skb, b, napi, over
+    global pool, c, f, ro, gone, skb, b, napi, over, tx, shut
     pool = p.PagePool(huge_pages="never")
     c = p.PageFragCache(pool)
     f, ro, gone = c.alloc(2000), c.alloc(1000).toreadonly(), c.alloc(1000)
@@ -91,6 +98,8 @@ def prepared():
     for _ in range(3):
         sock.sendto(b"x" * 500, sock.getsockname())
     b = ring.recv(3)
+    tx, shut = p.TxRing(sock), p.TxRing(sock)
+    shut.close()
     napi = p.NapiCache(pool)
     with napi.poll() as over:
         pass
@@ -99,9 +108,10 @@ def prepared():
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind(("127.0.0.1", 0))
 ring = p.RxRing(sock)
+here = sock.getsockname()
 exhausted = p.PageFragCache(p.PagePool(max_bytes=2 << 20))
 full = [exhausted.alloc(32768) for _ in range(64)]
-usual = (MemoryError, ValueError, TypeError, IndexError, BufferError, p.ContextError)
+usual = (MemoryError, ValueError, TypeError, IndexError, BufferError, OSError, p.ContextError)
 for act in sys.argv[1].replace("\\n", ";").split(";"):
     act = compile(act.strip(), act, "exec")
     for nth in range(8):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import pagefrag
+from actors import LONG, started
 from pagefrag import (
     Batch,
     PageFragCache,
@@ -28,7 +29,6 @@ from pagefrag import (
     netdev_alloc_skb,
 )
 
-LONG = 60.0  # seconds: only reached by a broken build
 SO_NO_CHECK = 11
 SIZES = [0, 1, 1472, 9000, 65_507]
 
@@ -165,7 +165,8 @@ def test_an_ipv6_address_keeps_its_scope() -> None:
         assert read(sink, 2) == [b"two", b"four"]
 
 
-def test_a_batch_goes_back_to_its_senders(sink: socket.socket) -> None:
+@pytest.mark.parametrize("how", ["batch", "addresses"])
+def test_a_batch_goes_back_to_its_senders(sink: socket.socket, how: str) -> None:
     with udp() as one, udp() as two, RxRing(sink) as rx, TxRing(sink) as tx:
         for number in range(5):
             one.sendto(bytes([number]) * 300, sink.getsockname())
@@ -174,9 +175,95 @@ def test_a_batch_goes_back_to_its_senders(sink: socket.socket) -> None:
         while got < 10:
             batch = rx.recv(timeout=LONG)
             assert isinstance(batch, Batch)
-            got += tx.send(batch, to=batch.addresses)
+            got += tx.send(batch, to=batch if how == "batch" else batch.addresses)
         assert read(one, 5) == [bytes([number]) * 300 for number in range(5)]
         assert read(two, 5) == [bytes([number]) * 600 for number in range(5)]
+
+
+def test_a_batch_and_its_slices_are_sent_whatever_was_taken_out(
+    sock: socket.socket, sink: socket.socket
+) -> None:
+    pool = PagePool()
+    with udp() as source, RxRing(source, cache=PageFragCache(pool)) as rx, TxRing(sock) as tx:
+        sent = [bytes([number]) * 300 for number in range(8)]
+        for packet in sent:
+            source.sendto(packet, source.getsockname())
+        batch = rx.recv(timeout=LONG)
+        taken = batch[3]
+        assert tx.send(batch) == 8
+        assert tx.send(batch[::-2]) == 4
+        assert read(sink, 12) == sent + sent[::-2]
+        taken[:] = b"!" * 300
+        assert tx.send(batch) == 8
+        assert read(sink, 8) == [*sent[:3], b"!" * 300, *sent[4:]]
+        taken.release()
+        with pytest.raises(ValueError, match="released fragment"):
+            tx.send(batch)
+        batch.release()
+        with pytest.raises(ValueError, match="released batch"):
+            tx.send(batch)
+        with pytest.raises(ValueError, match="8 addresses for 1"):
+            tx.send(b"x", to=batch)
+        assert read(sink, 0) == []
+    assert pool.stats().live_bytes == 0
+
+
+def test_a_batch_is_sent_without_an_object_for_each_packet(
+    sock: socket.socket, sink: socket.socket
+) -> None:
+    with udp() as source, RxRing(source) as rx, TxRing(sock) as tx:
+        for _ in range(64):
+            source.sendto(b"x" * 300, source.getsockname())
+        batch = rx.recv(timeout=LONG)
+        tx.send(batch, to=batch)  # everything that is made once was made
+        for _ in range(64):
+            source.recv(300)
+        before = sys.getallocatedblocks()
+        tx.send(batch)
+        tx.send(batch, to=batch)
+        assert sys.getallocatedblocks() - before < 5
+        assert len(read(sink, 64)) == 64
+
+
+def test_a_packet_without_an_ip_address_is_not_answered(sock: socket.socket) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs, RxRing(ours) as rx, TxRing(sock) as tx:
+        theirs.send(b"x")
+        batch = rx.recv(timeout=LONG)
+        with pytest.raises(ValueError, match="no IP address"):
+            tx.send(batch, to=batch)
+        assert tx.queued == tx.stats().tx_packets == 0
+
+
+def test_a_unix_socket_that_is_full_is_waited_for() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    sent = packets([100 + number % 50 for number in range(1000)])
+    with ours, theirs, TxRing(ours, slots=1024) as ring:
+        assert ring.send(sent) == 1000
+        assert 0 < ring.queued < 1000
+        thread, found = started(lambda: [theirs.recv(200) for _ in sent])
+        assert ring.flush() == 0
+        thread.join()
+        assert found == [sent]
+        with pytest.raises(SendError, match="Invalid argument"):
+            ring.send(b"x", to=("127.0.0.1", 9))
+        theirs.close()
+        with pytest.raises(SendError) as caught:
+            ring.send(b"nobody")
+        assert [index for index, _ in caught.value.failed] == [0]
+        assert ring.stats().tx_packets == 1000
+
+
+def test_with_the_error_queue_on_nothing_is_cut_and_everything_arrives_once(
+    sock: socket.socket, sink: socket.socket
+) -> None:
+    sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR
+    with TxRing(sock) as ring:
+        assert ring.gso is False
+        ring.send([b"same"] * 10)
+        assert (ring.stats().tx_hw_gso_packets, ring.stats().tx_packets) == (0, 10)
+    assert read(sink, 10) == [b"same"] * 10
 
 
 def test_more_than_the_slots_goes_in_several_calls(

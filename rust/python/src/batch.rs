@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pagefrag::net::RxBatch;
+use pagefrag::net::{RxBatch, Source};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyMemoryView, PySlice, PyString, PyTuple};
 
@@ -162,6 +162,19 @@ impl Batch {
         guarded(py, || {
             PyMemoryView::from(&bytes)?.call_method1("cast", (format,))
         })
+    }
+
+    /// Each packet's memory, for who sends it: what is written meanwhile may be sent.
+    pub(crate) fn parts(&self, py: Python<'_>) -> PyResult<Vec<Memory>> {
+        let places = self.places();
+        let places = places.as_ref().ok_or_else(|| released("batch"))?;
+        places.each.iter().map(|place| place.share(py)).collect()
+    }
+
+    /// Who sent each packet; `None` where that is no address of IP.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = Option<Source>> {
+        let source = |packet: &Packet| packet.source.to_socket_addr().map(|_| packet.source);
+        self.packets.iter().map(source)
     }
 
     fn give_up(&self) {

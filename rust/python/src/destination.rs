@@ -3,14 +3,17 @@
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use pagefrag::net::Source;
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
+
+use crate::batch::Batch;
+use crate::error::{kind as wrong_kind, value};
+use crate::made::guarded;
 
 /// `(host, port)` or `(host, port, flowinfo, scope_id)`. A host that is no number is looked up
 /// for the family of `sock`.
 fn address(sock: &Bound<'_, PyAny>, address: &Bound<'_, PyAny>) -> PyResult<Source> {
-    let wrong = || PyTypeError::new_err("an address is a tuple (host, port) or one of four");
+    let wrong = || wrong_kind("an address is a tuple (host, port) or one of four");
     let tuple = address.cast::<PyTuple>().map_err(|_| wrong())?;
     let (host, port, flow, scope): (Bound<'_, PyString>, u16, u32, u32) = match tuple.len() {
         2 => {
@@ -26,7 +29,7 @@ fn address(sock: &Bound<'_, PyAny>, address: &Bound<'_, PyAny>) -> PyResult<Sour
         Ok(IpAddr::V6(ip)) => {
             Ok(SocketAddr::from(SocketAddrV6::new(ip, port, flow.to_be(), scope)).into())
         }
-        Err(_) => looked_up(sock, &host, port),
+        Err(_) => guarded(sock.py(), || looked_up(sock, &host, port)),
     }
 }
 
@@ -49,7 +52,7 @@ fn looked_up(sock: &Bound<'_, PyAny>, host: &Bound<'_, PyString>, port: u16) -> 
     let bare = numeric.to_str()?.split('%').next().unwrap_or_default();
     let ip: IpAddr = bare
         .parse()
-        .map_err(|_| PyValueError::new_err(format!("no address: {bare}")))?;
+        .map_err(|_| value(&format!("no address: {bare}")))?;
     match ip {
         IpAddr::V4(ip) => Ok(SocketAddr::from((ip, port)).into()),
         IpAddr::V6(ip) => {
@@ -59,7 +62,8 @@ fn looked_up(sock: &Bound<'_, PyAny>, host: &Bound<'_, PyString>, port: u16) -> 
     }
 }
 
-/// The destinations of so many datagrams. `None` is where the socket is connected.
+/// The destinations of so many datagrams. `None` is where the socket is connected; a `Batch`
+/// stands for who sent its packets.
 pub(crate) fn destinations(
     sock: &Bound<'_, PyAny>,
     to: Option<&Bound<'_, PyAny>>,
@@ -70,6 +74,9 @@ pub(crate) fn destinations(
     };
     if is_address(to) {
         return Ok(vec![Some(address(sock, to)?); datagrams]);
+    }
+    if let Ok(batch) = to.cast_exact::<Batch>() {
+        return counted(senders(batch.get())?, datagrams);
     }
     let mut found: Vec<Option<Source>> = Vec::with_capacity(datagrams);
     // Equal addresses of a batch are one object, read once.
@@ -84,13 +91,27 @@ pub(crate) fn destinations(
         });
         last = Some(to);
     }
-    if found.len() != datagrams {
-        let addresses = found.len();
-        return Err(PyValueError::new_err(format!(
-            "{addresses} addresses for {datagrams} datagrams"
-        )));
+    counted(found, datagrams)
+}
+
+/// Who sent the packets of a batch, without an object for each.
+fn senders(batch: &Batch) -> PyResult<Vec<Option<Source>>> {
+    let missing = || value("a packet of the batch has no IP address to answer to");
+    let found = batch.sources();
+    found
+        .map(|source| source.map(Some).ok_or_else(missing))
+        .collect()
+}
+
+/// One for each.
+fn counted(found: Vec<Option<Source>>, datagrams: usize) -> PyResult<Vec<Option<Source>>> {
+    if found.len() == datagrams {
+        return Ok(found);
     }
-    Ok(found)
+    let addresses = found.len();
+    Err(value(&format!(
+        "{addresses} addresses for {datagrams} datagrams"
+    )))
 }
 
 /// Whether this is meant as one address: a tuple that starts with a host.

@@ -18,6 +18,9 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 use crate::gate::Refusal;
 use crate::made;
 
+/// `EINTR`, which is the same everywhere.
+const INTERRUPTED: i32 = 4;
+
 /// The four exception classes, made once when the module is loaded.
 struct Classes {
     base: Py<PyType>,
@@ -175,6 +178,18 @@ pub(crate) fn kind(why: &str) -> PyErr {
     built_in::<PyTypeError>(why)
 }
 
+/// `OSError` with its number, or the class that it makes of the number.
+#[cold]
+pub(crate) fn os(number: i32, why: &str) -> PyErr {
+    Python::attach(|py| {
+        made::guarded(py, || {
+            let kind = py.get_type::<PyOSError>();
+            Ok(PyErr::from_value(kind.call1((number, why))?.cast_into()?))
+        })
+        .unwrap_or_else(|error| error)
+    })
+}
+
 /// `PagefragError`: something of ours is broken or was refused without a better word for it.
 pub(crate) fn broken(why: impl Display) -> PyErr {
     raise(|classes| &classes.base, why)
@@ -218,16 +233,27 @@ pub(crate) fn errno(error: &io::Error) -> (Option<i32>, String) {
     (error.raw_os_error(), text.to_owned())
 }
 
+/// An error of the system, or `ValueError` for an argument that the core refuses.
+#[cold]
+pub(crate) fn from_io(error: &io::Error) -> PyErr {
+    match errno(error) {
+        (Some(number), text) => os(number, &text),
+        (None, text) if error.kind() == io::ErrorKind::InvalidInput => value(&text),
+        (None, text) => built_in::<PyOSError>(&text),
+    }
+}
+
 /// `SendError`: datagrams that were not sent, with their indices, or an error of the socket.
 #[cold]
 pub(crate) fn unsent(
     py: Python<'_>,
     accepted: usize,
-    failed: &[(i64, io::Error)],
+    failed: &[(i64, &io::Error)],
     error: Option<&io::Error>,
 ) -> PyErr {
-    let first = failed.first().map(|(_, error)| error).or(error);
-    let (number, mut text) = first.map(errno).unwrap_or_default();
+    let first = failed.first().map(|(_, error)| *error).or(error);
+    let interrupted = || (Some(INTERRUPTED), "the call was interrupted".to_owned());
+    let (number, mut text) = first.map_or_else(interrupted, errno);
     if !failed.is_empty() {
         text = format!("{text} ({} not sent)", failed.len());
     }
@@ -240,7 +266,23 @@ pub(crate) fn unsent(
         made.setattr("accepted", accepted)?;
         Ok(PyErr::from_value(made))
     };
-    made().unwrap_or_else(|error| error)
+    made::guarded(py, made).unwrap_or_else(|error| error)
+}
+
+/// Makes `told` the last in the chain of what `interruption` came after.
+#[cold]
+pub(crate) fn after(py: Python<'_>, interruption: PyErr, told: PyErr) -> PyErr {
+    let chained = made::guarded(py, || {
+        let mut last = interruption.value(py).clone().into_any();
+        loop {
+            let earlier = last.getattr("__context__")?;
+            if earlier.is_none() {
+                return last.setattr("__context__", told.into_value(py));
+            }
+            last = earlier;
+        }
+    });
+    chained.map_or_else(|error| error, |()| interruption)
 }
 
 /// The core's error as an exception.

@@ -8,11 +8,14 @@ use std::ptr;
 use pagefrag::Frag;
 use pagefrag::net::Payload;
 use pyo3::exceptions::PyBufferError;
+use pyo3::ffi::PyObject_CheckBuffer;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::batch::Batch;
 use crate::buffer::Lent;
 use crate::fragment::KeptFragment;
+use crate::memory::Memory;
 use crate::object::This;
 use crate::skb::{KeptSkb, SkBuff};
 
@@ -20,6 +23,8 @@ use crate::skb::{KeptSkb, SkBuff};
 #[allow(dead_code)] // held, not looked at
 enum Owner {
     Bytes(Py<PyBytes>),
+    /// A packet of a batch.
+    Packet(Memory),
     Fragment(KeptFragment),
     Skb(KeptSkb),
     Other(Lent),
@@ -63,6 +68,33 @@ impl Held {
             frags,
             _owner: owner,
         })
+    }
+
+    /// Shares the memory of a packet.
+    fn packet(memory: Memory) -> Self {
+        Self {
+            linear: ptr::slice_from_raw_parts(memory.as_ptr().cast_const(), memory.len()),
+            frags: Vec::new(),
+            _owner: Owner::Packet(memory),
+        }
+    }
+
+    /// Holds one buffer, or each of several. The packets of a `Batch` are shared as they lie in it,
+    /// without an object for each.
+    pub(crate) fn all(buffers: &Bound<'_, PyAny>) -> PyResult<Vec<Self>> {
+        if let Ok(batch) = buffers.cast_exact::<Batch>() {
+            let parts = batch.get().parts(buffers.py())?;
+            return Ok(parts.into_iter().map(Self::packet).collect());
+        }
+        // SAFETY: attached, and a living object.
+        if unsafe { PyObject_CheckBuffer(buffers.as_ptr()) } != 0 {
+            return Ok(vec![Self::of(buffers)?]);
+        }
+        let mut held = Vec::with_capacity(buffers.len().unwrap_or(0));
+        for buffer in buffers.try_iter()? {
+            held.push(Self::of(&buffer?)?);
+        }
+        Ok(held)
     }
 }
 

@@ -18,21 +18,22 @@ use std::{io, process, thread};
 
 use pagefrag::net::{self, QueueStats, Readiness, RxBatch, RxOptions};
 use pagefrag::{Granule, LocalCache};
-use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::args::Whole;
 use crate::batch::Batch;
 use crate::cache::PageFragCache;
-use crate::error::out_of_context;
+use crate::error::{from_io, kind, os, out_of_context, value};
+use crate::made::guarded;
 use crate::{stats, thread_end};
 
 /// How long a wait goes on before it looks for signals, `close` and closed sockets.
 const SLICE: Duration = Duration::from_millis(20);
 
 /// How long `close` leaves the interpreter to a call that has the core out.
-const MOMENT: Duration = Duration::from_micros(50);
+pub(crate) const MOMENT: Duration = Duration::from_micros(50);
 
 /// `EBADF`, which Linux and the BSDs agree on.
 pub(crate) const BAD_DESCRIPTOR: i32 = 9;
@@ -196,38 +197,24 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// An `OSError` with its number, or `ValueError` for an argument that the core refuses.
-pub(crate) fn from_io(error: io::Error) -> PyErr {
-    match error.raw_os_error() {
-        Some(number) => {
-            let text = error.to_string();
-            let text = text.split(" (os error").next().unwrap_or(&text).to_owned();
-            PyOSError::new_err((number, text))
-        }
-        None if error.kind() == io::ErrorKind::InvalidInput => {
-            PyValueError::new_err(error.to_string())
-        }
-        None => error.into(),
-    }
-}
-
 fn in_use() -> PyErr {
     out_of_context("another call is receiving on this ring")
 }
 
 pub(crate) fn closed() -> PyErr {
-    PyValueError::new_err("operation on closed ring")
+    value("operation on closed ring")
 }
 
 /// The descriptor number of something like a socket; -1 when it is closed.
 pub(crate) fn fileno(sock: &Bound<'_, PyAny>) -> PyResult<i32> {
-    let Some(method) = sock.getattr_opt("fileno")? else {
-        let found = sock.get_type().name()?;
-        return Err(PyTypeError::new_err(format!(
-            "expected a socket, not {found}"
-        )));
-    };
-    method.call0()?.extract()
+    let py = sock.py();
+    guarded(py, || {
+        let Some(method) = sock.getattr_opt(intern!(py, "fileno"))? else {
+            let found = sock.get_type().name()?;
+            return Err(kind(&format!("expected a socket, not {found}")));
+        };
+        method.call0()?.extract()
+    })
 }
 
 /// When a wait ends.
@@ -248,9 +235,7 @@ impl Deadline {
                 .checked_add(wait)
                 .map_or(Self::Never, Self::At)),
             Err(_) if seconds > 0.0 => Ok(Self::Never),
-            Err(_) => Err(PyValueError::new_err(
-                "timeout must be a number of seconds, not negative",
-            )),
+            Err(_) => Err(value("timeout must be a number of seconds, not negative")),
         }
     }
 
@@ -302,10 +287,7 @@ impl RxRing {
         if fileno(self.sock.bind(py))? != self.fileno {
             // Our duplicate would keep the port.
             self.close(py);
-            return Err(PyOSError::new_err((
-                BAD_DESCRIPTOR,
-                "the ring's socket is closed",
-            )));
+            return Err(os(BAD_DESCRIPTOR, "the ring's socket is closed"));
         }
         Ok(())
     }
@@ -331,7 +313,8 @@ impl RxRing {
     fn receive(&self, py: Python<'_>, cache: &LocalCache, max: usize) -> PyResult<Batch> {
         let mut taken = self.take_out()?;
         let core = taken.core.as_mut().ok_or_else(closed)?;
-        py.detach(|| core.receive(cache, max)).map_err(from_io)
+        py.detach(|| core.receive(cache, max))
+            .map_err(|error| from_io(&error))
     }
 
     /// Notes the `first` slice of a wait, and gives the descriptor: ours for the length of the
@@ -382,14 +365,14 @@ impl RxRing {
         )?;
         let fileno = fileno(&sock)?;
         if fileno < 0 {
-            return Err(PyOSError::new_err((BAD_DESCRIPTOR, "the socket is closed")));
+            return Err(os(BAD_DESCRIPTOR, "the socket is closed"));
         }
         // SAFETY: not negative, and duplicated before anything else runs that could close it; a
         // number that is not open is answered with EBADF.
         let fd = unsafe { BorrowedFd::borrow_raw(fileno) };
-        let fd = fd.try_clone_to_owned().map_err(from_io)?;
-        let ring =
-            net::RxRing::new(Arc::new(fd), cache.get().core.pool(), options).map_err(from_io)?;
+        let fd = fd.try_clone_to_owned().map_err(|error| from_io(&error))?;
+        let ring = net::RxRing::new(Arc::new(fd), cache.get().core.pool(), options)
+            .map_err(|error| from_io(&error))?;
         let state = State {
             drain: false,
             last: QueueStats::default(),
@@ -438,7 +421,7 @@ impl RxRing {
             drop(batch);
             let fd = self.begin_wait(std::mem::take(&mut first))?;
             let answer = py.detach(|| net::wait_readable(fd.as_fd(), Some(slice)));
-            last = answer.map_err(from_io)? == Readiness::ShutDown;
+            last = answer.map_err(|error| from_io(&error))? == Readiness::ShutDown;
             py.check_signals()?;
         }
     }

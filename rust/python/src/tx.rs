@@ -2,40 +2,42 @@
 //!
 //! What is sent is held, not copied, until the kernel has it. Buffers that it has are dropped at
 //! the end of a call, with no lock held, because that may run Python code. As in `ring.rs` the
-//! ring works on a duplicate of the descriptor and looks at the user's socket before each call.
+//! ring works on a duplicate of the descriptor and looks at the user's socket before each call;
+//! and as there the one lock is held only while attached, and whoever makes system calls has
+//! taken the core out, so that a fork finds the lock free.
 
-use std::io;
+mod report;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 use std::vec::IntoIter;
 
-use pagefrag::net::{self, Completion, Source, TxOptions, TxStats};
-use pyo3::exceptions::{PyOSError, PyResourceWarning};
-use pyo3::ffi::PyObject_CheckBuffer;
+use pagefrag::net::{self, Source, TxOptions, TxStats};
+use pyo3::exceptions::PyResourceWarning;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use self::report::Report;
 use crate::args::Whole;
 use crate::destination::destinations;
-use crate::error::{out_of_context, unsent};
+use crate::error::{from_io, os, out_of_context};
 use crate::held::Held;
-use crate::ring::{BAD_DESCRIPTOR, Deadline, Turn, closed, fileno, from_io};
+use crate::made::{Number, Text};
+use crate::ring::{BAD_DESCRIPTOR, Deadline, MOMENT, Turn, closed, fileno};
 use crate::stats;
 
 /// How long to sleep when the kernel says there is room and then has none.
 const PAUSE: Duration = Duration::from_millis(1);
 
-type Ring = net::TxRing<Arc<OwnedFd>, Held>;
 type Waiting = IntoIter<(Held, Option<Source>)>;
 
-/// The core's side of a ring, and what is left of it when it is closed.
+/// The core's side of a ring.
 struct Core {
-    ring: Option<Ring>,
-    /// The counters of a closed ring.
-    last: TxStats,
+    ring: net::TxRing<Arc<OwnedFd>, Held>,
     /// Who queued what is queued.
     process: u32,
 }
@@ -43,79 +45,144 @@ struct Core {
 impl Core {
     /// In a forked child: takes out what the parent has queued, which the parent sends.
     fn disown(&mut self) -> Vec<Held> {
-        let process = std::process::id();
-        match self.ring.as_mut() {
-            Some(ring) if process != self.process => {
-                self.process = process;
-                ring.cancel()
+        let process = process::id();
+        if process == self.process {
+            return Vec::new();
+        }
+        self.process = process;
+        self.ring.cancel()
+    }
+
+    /// Queues and sends what goes without waiting; whether the socket sends anything more. Runs
+    /// detached.
+    fn pass(&mut self, waiting: &mut Waiting, report: &mut Report) -> bool {
+        report.gone.append(&mut self.disown());
+        report.first.get_or_insert(self.ring.pushed());
+        loop {
+            while !self.ring.is_full()
+                && let Some((held, to)) = waiting.next()
+            {
+                report.accepted += usize::from(self.ring.push(held, to).is_ok());
             }
-            _ => Vec::new(),
+            let flushed = self.ring.flush_with(|done| report.note(done));
+            report.queued = self.ring.queued();
+            match flushed {
+                Ok(flushed) => report.error = flushed.notice.or(report.error.take()),
+                Err(error) => {
+                    report.error = Some(error);
+                    return false;
+                }
+            }
+            if self.ring.is_full() || waiting.as_slice().is_empty() {
+                return true;
+            }
+        }
+    }
+
+    /// Sends what goes at once; the buffers, to be dropped attached, and how many were not sent.
+    /// Runs detached.
+    fn finish(&mut self) -> (Vec<Held>, usize) {
+        let mut gone = self.disown();
+        let mut unsent = 0;
+        // An error of the socket leaves the rest in the ring: cancelled, and so counted.
+        let _ = self.ring.flush_with(|done| {
+            unsent += usize::from(done.result.is_err());
+            gone.push(done.buffer);
+        });
+        let cancelled = self.ring.cancel();
+        unsent += cancelled.len();
+        gone.extend(cancelled);
+        (gone, unsent)
+    }
+
+    fn seen(&self) -> Seen {
+        Seen {
+            stats: self.ring.stats(),
+            queued: self.ring.queued(),
+            gso: self.ring.gso(),
         }
     }
 }
 
-/// How a ring stands after it was asked to send.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Open,
-    /// The socket sends nothing more.
-    Broken,
+/// What can be asked of a ring at any time.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    stats: TxStats,
+    queued: usize,
+    gso: bool,
+}
+
+/// Where the core is.
+enum Place {
+    Here(Box<Core>),
+    /// In a call of this process, for system calls that do not wait.
+    Out(u32),
     Closed,
 }
 
-/// What one call has brought about so far.
-#[derive(Default)]
-struct Report {
-    /// The number of the first datagram of this call.
-    first: u64,
-    /// Datagrams of this call that the ring has taken.
-    accepted: usize,
-    /// Buffers to be dropped when the call is over.
-    gone: Vec<Held>,
-    failed: Vec<(u64, io::Error)>,
-    /// An error of the socket, or one about datagrams that were sent earlier.
-    error: Option<io::Error>,
-    /// Datagrams that wait for the kernel.
-    queued: usize,
+/// What changes in a ring.
+struct State {
+    place: Place,
+    /// Somebody wants to close: when the core is here again it is theirs.
+    closing: bool,
+    /// How it was when the core was last here.
+    seen: Seen,
 }
 
-impl Report {
-    fn note(&mut self, done: Completion<Held>) {
-        self.gone.push(done.buffer);
-        if let Err(error) = done.result {
-            self.failed.push((done.number, error));
+impl State {
+    /// Closed, or lost to a thread that a fork left behind.
+    fn is_closed(&self) -> bool {
+        match self.place {
+            Place::Here(_) => self.closing,
+            Place::Out(process) => self.closing || process != process::id(),
+            Place::Closed => true,
         }
     }
 
-    /// A number that grows when something happens.
-    fn progress(&self) -> usize {
-        self.accepted + self.gone.len()
-    }
-
-    /// Raises what has to be told.
-    fn finish(self, py: Python<'_>) -> PyResult<()> {
-        if self.failed.is_empty() && self.error.is_none() {
-            return Ok(());
+    fn seen(&mut self) -> Seen {
+        if let Place::Here(core) = &self.place {
+            self.seen = core.seen();
         }
-        // Numbers count up slowly from 0; those of earlier calls become negative.
-        let index = |number: u64| number.wrapping_sub(self.first).cast_signed();
-        let failed = self.failed.into_iter();
-        let failed = failed.map(|(number, error)| (index(number), error));
-        let failed: Vec<_> = failed.collect();
-        Err(unsent(py, self.accepted, &failed, self.error.as_ref()))
+        self.seen
     }
 }
 
-/// Sends datagrams over a UDP socket, many with one system call, from where they lie.
+/// A core that is out; goes back when dropped, which is done attached.
+struct Taken<'a> {
+    home: &'a TxRing,
+    core: Option<Box<Core>>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.take() {
+            self.home.state().place = Place::Here(core);
+        }
+    }
+}
+
+/// What a close found.
+enum Found {
+    Core(Box<Core>),
+    /// A call of this process has it, for a moment only.
+    Busy,
+    Nothing,
+}
+
+/// Sends datagrams over a UDP socket (or a connected UNIX one), many with one system call, from
+/// where they lie.
 ///
 /// `slots` is how many datagrams can wait in the ring. With `gso` the kernel cuts runs of
 /// datagrams to one destination, all of one size but the last, out of one message; where it
 /// refuses, the ring goes on without.
 ///
 /// Fragments, `SkBuff` and all other buffers are held until the kernel has them: until then
-/// `release()` is a `BufferError`, and what is written to them may still be sent. A datagram is
-/// sent once or told in a `SendError`; leaving a `with` block waits until all are sent. A forked
-/// child gives up what its parent has queued, which the parent sends.
+/// `release()` is a `BufferError`, and what is written to them may still be sent. Packets of a
+/// `Batch` are shared: `release()` gives back all but those. A datagram is
+/// sent once or told in a `SendError`; leaving a `with` block waits until all are sent, leaving it
+/// by an exception does not. A forked child gives up what its parent has queued, which the parent
+/// sends; if another thread was in a system call of the ring in the very moment of the fork, the
+/// ring is closed there.
 ///
 /// >>> import socket
 /// >>> receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -131,28 +198,16 @@ impl Report {
 pub(crate) struct TxRing {
     sock: Py<PyAny>,
     fileno: i32,
-    /// Locked while system calls that do not wait are made; no Python code runs under it.
-    core: Mutex<Core>,
-    /// A thread is in `send` or `flush`.
+    slots: usize,
+    /// Locked only while attached; no Python code runs under it.
+    state: Mutex<State>,
+    /// The process of the thread that is in `send` or `flush`; 0: none is.
     busy: AtomicU32,
 }
 
-/// Holds one buffer, or each of several.
-fn held(buffers: &Bound<'_, PyAny>) -> PyResult<Vec<Held>> {
-    // SAFETY: attached, and a living object.
-    if unsafe { PyObject_CheckBuffer(buffers.as_ptr()) } != 0 {
-        return Ok(vec![Held::of(buffers)?]);
-    }
-    let mut held = Vec::with_capacity(buffers.len().unwrap_or(0));
-    for buffer in buffers.try_iter()? {
-        held.push(Held::of(&buffer?)?);
-    }
-    Ok(held)
-}
-
 impl TxRing {
-    fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn turn(&self) -> PyResult<Turn<'_>> {
@@ -162,44 +217,35 @@ impl TxRing {
     fn check_open(&self, py: Python<'_>) -> PyResult<()> {
         if fileno(self.sock.bind(py))? != self.fileno {
             // Our duplicate would keep the port.
-            self.close(py);
-            return Err(PyOSError::new_err((
-                BAD_DESCRIPTOR,
-                "the ring's socket is closed",
-            )));
-        }
-        if self.core().ring.is_none() {
-            return Err(closed());
+            self.shut(py);
+            return Err(os(BAD_DESCRIPTOR, "the ring's socket is closed"));
         }
         Ok(())
     }
 
-    /// Queues and sends what goes without waiting. Runs detached.
-    fn pass(&self, waiting: &mut Waiting, report: &mut Report) -> State {
-        let mut core = self.core();
-        report.gone.append(&mut core.disown());
-        let Some(ring) = core.ring.as_mut() else {
-            return State::Closed;
-        };
-        loop {
-            while !ring.is_full()
-                && let Some((held, to)) = waiting.next()
-            {
-                report.accepted += usize::from(ring.push(held, to).is_ok());
-            }
-            let flushed = ring.flush_with(|done| report.note(done));
-            report.queued = ring.queued();
-            match flushed {
-                Ok(flushed) => report.error = flushed.notice.or(report.error.take()),
-                Err(error) => {
-                    report.error = Some(error);
-                    return State::Broken;
-                }
-            }
-            if ring.is_full() || waiting.as_slice().is_empty() {
-                return State::Open;
-            }
+    /// Takes the core out of an open ring. Only by whose turn it is.
+    fn take_out(&self) -> PyResult<Taken<'_>> {
+        let mut state = self.state();
+        if state.is_closed() {
+            return Err(closed());
         }
+        state.seen();
+        let place = std::mem::replace(&mut state.place, Place::Out(process::id()));
+        let Place::Here(core) = place else {
+            state.place = place;
+            return Err(out_of_context("another call is sending on this ring"));
+        };
+        Ok(Taken {
+            home: self,
+            core: Some(core),
+        })
+    }
+
+    /// Queues and sends what goes without waiting; whether the socket sends anything more.
+    fn pass(&self, py: Python<'_>, waiting: &mut Waiting, report: &mut Report) -> PyResult<bool> {
+        let mut taken = self.take_out()?;
+        let core = taken.core.as_mut().ok_or_else(closed)?;
+        Ok(py.detach(|| core.pass(waiting, report)))
     }
 
     /// Passes until `enough`, or until the time is over.
@@ -212,53 +258,76 @@ impl TxRing {
         enough: impl Fn(&Waiting, &Report) -> bool,
     ) -> PyResult<()> {
         let _turn = self.turn()?;
-        report.first = self.core().ring.as_ref().map_or(0, Ring::pushed);
+        let mut first = true;
         loop {
             self.check_open(py)?;
             let before = report.progress();
-            let state = py.detach(|| self.pass(waiting, report));
-            if state == State::Closed {
-                return Err(closed());
-            }
-            if state == State::Broken || enough(waiting, report) {
+            let more = self.pass(py, waiting, report)?;
+            if !more || enough(waiting, report) {
                 return Ok(());
             }
             let Some(slice) = deadline.slice() else {
                 return Ok(());
             };
             let stalled = report.progress() == before;
-            py.detach(|| self.wait(slice, stalled)).map_err(from_io)?;
+            let fd = self.begin_wait(std::mem::take(&mut first))?;
+            let waited = py.detach(|| {
+                if stalled {
+                    sleep(PAUSE.min(slice));
+                }
+                net::wait_writable(fd.as_fd(), Some(slice))
+            });
+            waited.map_err(|error| from_io(&error))?;
             py.check_signals()?;
         }
     }
 
-    /// Waits until there is room, with nothing locked. Runs detached.
-    fn wait(&self, slice: Duration, stalled: bool) -> io::Result<()> {
-        let fd = {
-            let mut core = self.core();
-            let Some(ring) = core.ring.as_mut() else {
-                return Ok(());
-            };
-            ring.note_wait();
-            // Ours for the length of the wait, also if the ring is closed meanwhile.
-            Arc::clone(ring.socket())
-        };
-        if stalled {
-            sleep(PAUSE.min(slice));
+    /// Notes the `first` slice of a wait, and gives the descriptor: ours for the length of the
+    /// slice, also if the ring is closed meanwhile.
+    fn begin_wait(&self, first: bool) -> PyResult<Arc<OwnedFd>> {
+        match &mut self.state().place {
+            Place::Here(core) => {
+                if first {
+                    core.ring.note_wait();
+                }
+                Ok(Arc::clone(core.ring.socket()))
+            }
+            Place::Out(_) | Place::Closed => Err(closed()),
         }
-        net::wait_writable(fd.as_fd(), Some(slice)).map(drop)
     }
 
-    /// Sends what goes at once and takes the ring out; it, and what it could not send.
-    fn shut(&self) -> Option<(Ring, Vec<Held>, Vec<Held>)> {
-        let mut core = self.core();
-        let mut gone = core.disown();
-        let mut ring = core.ring.take()?;
-        // What an error leaves behind is cancelled, and so counted.
-        let _ = ring.flush_with(|done| gone.push(done.buffer));
-        let cancelled = ring.cancel();
-        core.last = ring.stats();
-        Some((ring, gone, cancelled))
+    /// The core, for good.
+    fn withdraw(&self) -> Found {
+        let mut state = self.state();
+        match std::mem::replace(&mut state.place, Place::Closed) {
+            Place::Here(core) => Found::Core(core),
+            Place::Out(whose) if whose == process::id() => {
+                state.place = Place::Out(whose);
+                state.closing = true;
+                Found::Busy
+            }
+            Place::Out(_) | Place::Closed => Found::Nothing,
+        }
+    }
+
+    /// Sends what goes at once and closes; how many were not sent.
+    fn shut(&self, py: Python<'_>) -> usize {
+        let mut core = loop {
+            match self.withdraw() {
+                Found::Core(core) => break core,
+                Found::Busy => py.detach(|| sleep(MOMENT)),
+                Found::Nothing => return 0,
+            }
+        };
+        let (gone, unsent) = py.detach(|| core.finish());
+        self.state().seen = Seen {
+            gso: false,
+            ..core.seen()
+        };
+        // The port first, and then what may run Python code.
+        drop(core);
+        drop(gone);
+        unsent
     }
 }
 
@@ -269,21 +338,27 @@ impl TxRing {
     fn new(sock: Bound<'_, PyAny>, slots: Whole, gso: bool) -> PyResult<Self> {
         let fileno = fileno(&sock)?;
         if fileno < 0 {
-            return Err(PyOSError::new_err((BAD_DESCRIPTOR, "the socket is closed")));
+            return Err(os(BAD_DESCRIPTOR, "the socket is closed"));
         }
         // SAFETY: not negative, and duplicated before anything else runs that could close it; a
         // number that is not open is answered with EBADF.
         let fd = unsafe { BorrowedFd::borrow_raw(fileno) };
-        let fd = fd.try_clone_to_owned().map_err(from_io)?;
+        let fd = fd.try_clone_to_owned().map_err(|error| from_io(&error))?;
         let slots = slots.0;
-        let ring = net::TxRing::new(Arc::new(fd), TxOptions { slots, gso }).map_err(from_io)?;
+        let ring = net::TxRing::new(Arc::new(fd), TxOptions { slots, gso });
+        let ring = ring.map_err(|error| from_io(&error))?;
+        let core = Core {
+            ring,
+            process: process::id(),
+        };
         Ok(Self {
             sock: sock.unbind(),
             fileno,
-            core: Mutex::new(Core {
-                ring: Some(ring),
-                last: TxStats::default(),
-                process: std::process::id(),
+            slots,
+            state: Mutex::new(State {
+                seen: core.seen(),
+                place: Place::Here(Box::new(core)),
+                closing: false,
             }),
             busy: AtomicU32::new(0),
         })
@@ -291,13 +366,15 @@ impl TxRing {
 
     /// Sends each buffer as one datagram; how many of them the ring has taken.
     ///
-    /// `buffers` is one buffer or any number of them; `to` is an address, an address (or None) for
-    /// each, or None for where the socket is connected. What the kernel has no room for waits in
-    /// the ring; when all slots are taken, `send` waits as long as `timeout` seconds, None for
-    /// ever. When the time is over fewer than all were taken: the first ones.
+    /// `buffers` is one buffer or any number of them, or a `Batch`, whose packets go without a
+    /// Python object for each; `to` is an address, an address (or None) for each, None for where
+    /// the socket is connected, or a `Batch`: back to who sent its packets. What the kernel has no
+    /// room for waits in the ring; when all slots are taken, `send` waits as long as `timeout`
+    /// seconds, None for ever. When the time is over fewer than all were taken: the first ones.
     ///
     /// `SendError` tells what was not sent, after everything else was; the others must not be sent
-    /// again.
+    /// again. An exception that ends the wait (Ctrl-C, a closed ring or socket) has a `SendError`
+    /// as its `__context__`: the first `accepted` are sent or in the ring, but for `failed`.
     ///
     /// >>> tx_ring.send([b'ping', b''])
     /// 2
@@ -310,23 +387,19 @@ impl TxRing {
         buffers: &Bound<'_, PyAny>,
         to: Option<&Bound<'_, PyAny>>,
         timeout: Option<f64>,
-    ) -> PyResult<usize> {
+    ) -> PyResult<Number> {
         let deadline = Deadline::of(timeout)?;
-        let held = held(buffers)?;
+        let held = Held::all(buffers)?;
         let to = destinations(self.sock.bind(py), to, held.len())?;
         // Made here, so that it is dropped when the turn is over.
-        let mut report = Report {
-            gone: Vec::with_capacity(held.len()),
-            ..Report::default()
-        };
+        let mut report = Report::of(held.len());
         let datagrams: Vec<_> = held.into_iter().zip(to).collect();
         let mut waiting = datagrams.into_iter();
-        self.pass_until(py, &deadline, &mut waiting, &mut report, |waiting, _| {
-            waiting.as_slice().is_empty()
-        })?;
-        let accepted = report.accepted;
+        let all = |waiting: &Waiting, _: &Report| waiting.as_slice().is_empty();
+        self.pass_until(py, &deadline, &mut waiting, &mut report, all)
+            .map_err(|error| report.interrupted(py, error))?;
         report.finish(py)?;
-        Ok(accepted)
+        Ok(Number(report.accepted))
     }
 
     /// Waits until the kernel has everything, as long as `timeout` seconds, None for ever; how
@@ -337,16 +410,15 @@ impl TxRing {
     /// >>> tx_ring.flush()
     /// 0
     #[pyo3(signature = (timeout=None))]
-    fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<usize> {
+    fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Number> {
         let deadline = Deadline::of(timeout)?;
         let mut report = Report::default();
         let mut nothing = Vec::new().into_iter();
-        self.pass_until(py, &deadline, &mut nothing, &mut report, |_, report| {
-            report.queued == 0
-        })?;
-        let queued = report.queued;
+        let all = |_: &Waiting, report: &Report| report.queued == 0;
+        self.pass_until(py, &deadline, &mut nothing, &mut report, all)
+            .map_err(|error| report.interrupted(py, error))?;
         report.finish(py)?;
-        Ok(queued)
+        Ok(Number(report.queued))
     }
 
     /// A `TxStats` of what the ring has sent so far; stays readable after `close`.
@@ -354,10 +426,7 @@ impl TxRing {
     /// >>> tx_ring.stats().tx_packets
     /// 0
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let stats = {
-            let core = self.core();
-            core.ring.as_ref().map_or(core.last, Ring::stats)
-        };
+        let stats = self.state().seen().stats;
         stats::transmit(py, &stats)
     }
 
@@ -366,25 +435,24 @@ impl TxRing {
     /// >>> tx_ring.fileno() > 0
     /// True
     fn fileno(&self) -> i32 {
-        if self.core().ring.is_some() {
-            self.fileno
-        } else {
+        if self.state().is_closed() {
             -1
+        } else {
+            self.fileno
         }
     }
 
     /// Sends what goes without waiting and gives up the rest; how many that were.
     ///
     /// They are counted in `stats().tx_hw_drops`; `flush` first to wait for them. The socket stays
-    /// open; again does nothing.
+    /// open; again does nothing. A thread that waits in `send` or `flush` gets a `ValueError`.
     ///
     /// >>> tx_ring.close()
     /// 0
     /// >>> tx_ring
     /// <TxRing closed>
-    fn close(&self, py: Python<'_>) -> usize {
-        let shut = py.detach(|| self.shut());
-        shut.map_or(0, |(_, _, cancelled)| cancelled.len())
+    fn close(&self, py: Python<'_>) -> Number {
+        Number(self.shut(py))
     }
 
     /// Datagrams that wait for the kernel.
@@ -392,17 +460,19 @@ impl TxRing {
     /// >>> tx_ring.queued
     /// 0
     #[getter]
-    fn queued(&self) -> usize {
-        self.core().ring.as_ref().map_or(0, Ring::queued)
+    fn queued(&self) -> Number {
+        Number(self.state().seen().queued)
     }
 
-    /// Whether the kernel cuts datagrams for this ring; False from when it has refused.
+    /// Whether the kernel cuts datagrams for this ring; False from when it has refused, and while
+    /// the socket's `IP_RECVERR` is on: then an error does not say that nothing went.
     ///
     /// >>> TxRing(sender, gso=False).gso
     /// False
     #[getter]
     fn gso(&self) -> bool {
-        self.core().ring.as_ref().is_some_and(Ring::gso)
+        let mut state = self.state();
+        !state.is_closed() && state.seen().gso
     }
 
     /// The socket may refer to the ring: let the collector see it.
@@ -411,7 +481,7 @@ impl TxRing {
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
-        if slf.get().core().ring.is_none() {
+        if slf.get().state().is_closed() {
             return Err(closed());
         }
         Ok(slf)
@@ -420,46 +490,38 @@ impl TxRing {
     #[pyo3(signature = (*args))]
     fn __exit__(&self, py: Python<'_>, args: &Bound<'_, PyAny>) -> PyResult<()> {
         let is_clean = args.get_item(0).is_ok_and(|kind| kind.is_none());
-        let flushed = if is_clean && self.core().ring.is_some() {
+        let flushed = if is_clean && !self.state().is_closed() {
             self.flush(py, None).map(drop)
         } else {
             Ok(())
         };
-        self.close(py);
+        self.shut(py);
         flushed
     }
 
-    fn __repr__(&self) -> String {
-        let core = self.core();
-        match core.ring.as_ref() {
-            Some(ring) => {
-                let (packets, queued) = (ring.stats().tx_packets, ring.queued());
-                let slots = ring.options().slots;
-                format!(
-                    "<TxRing fd={} slots={slots} queued={queued} tx_packets={packets}>",
-                    self.fileno
-                )
-            }
-            None => "<TxRing closed>".to_owned(),
+    fn __repr__(&self) -> Text {
+        let mut state = self.state();
+        if state.is_closed() {
+            return Text("<TxRing closed>".to_owned());
         }
+        let Seen { stats, queued, .. } = state.seen();
+        let (fd, slots, packets) = (self.fileno, self.slots, stats.tx_packets);
+        Text(format!(
+            "<TxRing fd={fd} slots={slots} queued={queued} tx_packets={packets}>"
+        ))
     }
 }
 
 impl Drop for TxRing {
     /// A ring that nobody closed sends what goes, and warns about the rest.
     fn drop(&mut self) {
-        let Some((_ring, _gone, cancelled)) = self.shut() else {
-            return;
-        };
-        if cancelled.is_empty() {
-            return;
-        }
-        let text = format!(
-            "{} datagrams of an unclosed TxRing were not sent",
-            cancelled.len()
-        );
-        let text = std::ffi::CString::new(text).unwrap_or_default();
         Python::attach(|py| {
+            let unsent = self.shut(py);
+            if unsent == 0 {
+                return;
+            }
+            let text = format!("{unsent} datagrams of an unclosed TxRing were not sent");
+            let text = std::ffi::CString::new(text).unwrap_or_default();
             let kind = py.get_type::<PyResourceWarning>();
             if let Err(error) = PyErr::warn(py, &kind, &text, 1) {
                 error.write_unraisable(py, None);
