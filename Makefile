@@ -54,7 +54,7 @@ demo: $(MARKS)/module ## receive a million datagrams, check every byte, print th
 # --- tests ------------------------------------------------------------------
 
 .PHONY: test
-test: lint test-rs loom-quick test-py ## all tests and lints
+test: lint test-rs loom-quick test-py test-traces ## all tests and lints
 
 .PHONY: test-rs
 test-rs: $(MARKS)/venv ## Rust: debug, release, documentation
@@ -68,6 +68,12 @@ test-py: $(MARKS)/module ## Python: pytest, types, stubs against the module
 	$(BIN)/pytest
 	$(BIN)/mypy --strict -p pagefrag
 	$(BIN)/stubtest pagefrag --allowlist tests/python/stubtest.txt --ignore-unused-allowlist
+
+.PHONY: test-traces
+TRACE := $(TARGET)/quick/release/trace
+test-traces: $(MARKS)/module ## both languages run the same traces: equal logs, byte for byte
+	$(QUICK_LINK) $(CARGO) build --locked --release -p pagefrag-tests --bin trace
+	$(BIN)/python tests/campaigns/traces.py compare $(TRACE) 1 300 100
 
 .PHONY: lint
 lint: $(MARKS)/venv ## layout and lints of both languages
@@ -105,6 +111,13 @@ stress: $(MARKS)/venv ## every byte compared: two threads, thread lives, 32 thre
 	$(NOTED) "make stress (ring)" -- $(STRESS) ring 2_000_000_000 $(SECONDS_A_STORY)
 	$(NOTED) "make stress (lives)" -- $(STRESS) lives 1_000_000 $(SECONDS_A_STORY)
 	$(NOTED) "make stress (exchange)" -- $(STRESS) exchange 1_000_000_000 $(SECONDS_A_STORY)
+
+.PHONY: fuzz
+SEED ?= 1000000
+TRACES ?= 10000
+fuzz: $(MARKS)/module ## the same with SEED and TRACES of your choice, 200 steps each
+	$(QUICK_LINK) $(CARGO) build --locked --release -p pagefrag-tests --bin trace
+	$(NOTED) "make fuzz SEED=$(SEED) TRACES=$(TRACES)" -- $(BIN)/python tests/campaigns/traces.py compare $(TRACE) $(SEED) $(TRACES) 200
 
 .PHONY: campaign-rings
 campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, off; each checked

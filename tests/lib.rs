@@ -1,9 +1,11 @@
-//! What several test files share: bytes that can be checked, and nothing else.
+//! What several test files share: bytes that can be checked, and traces.
 //! The examples of the README run here as documentation tests.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+pub mod traces;
 
 /// The byte that belongs at `index` of the buffer called `seed`.
 ///

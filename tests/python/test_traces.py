@@ -1,0 +1,81 @@
+"""Traces: both languages decode them alike, and a difference is found and shown."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from campaigns import traces as campaign
+from traces import engine
+from traces.decode import OPS, align_of, decode, digest, pattern, random_trace, size_of
+
+import pagefrag
+
+README = Path(__file__).resolve().parents[1] / "traces" / "README.md"
+RUST = README.with_name("mod.rs").read_text(encoding="utf-8")
+
+
+def test_the_operations_have_the_same_numbers_in_both_languages() -> None:
+    table = RUST[RUST.index("const OPS") : RUST.index("impl Op")]
+    named = [line.split("::")[1].rstrip(",") for line in table.splitlines() if "Op::" in line]
+    words = dict(
+        line.strip().removeprefix("Op::").split(" => ")
+        for line in RUST[RUST.index("impl Op") :].splitlines()
+        if " => " in line and "Op::" in line
+    )
+    assert tuple(words[name].strip('",') for name in named) == OPS
+
+
+def test_any_bytes_are_a_program() -> None:
+    config, steps = decode(b"")
+    assert (config.page, config.regions, list(steps)) == (4096, 0, [])
+    config, found = decode(bytes([6, 5, 2, 9, 12, 4, 1, 2, 3, 4, 5, 6, 7, 7]))
+    (step,) = found
+    assert (config.page, config.regions, config.init_on_free) == (32 << 10, 1, True)
+    assert (step.op, step.thread, step.handle, step.arg) == ("release", 1, 0x0201, 0x06050403)
+
+
+def test_sizes_patterns_and_digests_are_as_in_rust() -> None:
+    assert size_of(9 << 8 | 6, 4096) == 4097
+    assert [align_of(arg) for arg in (0x78, 0x80, 0xF8)] == [1, 1, 1 << 15]
+    assert pattern(1, 9) == (0x9E3779B97F4A7C15).to_bytes(8, "little") + pattern(2, 1)
+    assert digest(b"a") == 0xAF63DC4C8601EC8C
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_trace_ends_with_nothing_left(seed: int) -> None:
+    log = engine.log(random_trace(seed, 120))
+    assert "broken" not in log
+    assert " held=0 live=0 " in log.splitlines()[-1]
+    assert "regions=0" in log.splitlines()[-1]
+
+
+def test_the_same_trace_has_the_same_log_twice() -> None:
+    trace = random_trace(7, 300)
+    assert engine.log(trace) == engine.log(trace)
+
+
+def test_a_program_that_says_something_else_is_caught(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    liar = tmp_path / "trace"
+    liar.write_text(
+        '#!/bin/sh\nif [ "$1" = digests ]; then echo "5 0000000000000000"; else echo wrong; fi\n'
+    )
+    liar.chmod(liar.stat().st_mode | stat.S_IXUSR)
+    assert campaign.compare(str(liar), 5, 1, 10) == 1
+    said = capsys.readouterr().out
+    assert "trace 5: line 0: Python 'page=" in said
+    assert "Rust 'wrong'" in said
+    assert said.endswith("1 traces of 10 steps, 1 differ between Rust and Python\n")
+
+
+def test_errors_have_one_exception_each() -> None:
+    cache = pagefrag.PageFragCache(pagefrag.PagePool(4096, max_bytes=2 << 20))
+    with pytest.raises(ValueError, match="at least one byte"):
+        cache.alloc(0)
+    with pytest.raises(ValueError, match="above the page size"):
+        cache.alloc(4097)
+    with pytest.raises(ValueError, match="power of two"):
+        cache.alloc(1, align=3)

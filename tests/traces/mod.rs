@@ -1,0 +1,255 @@
+//! Traces: programs that every executor reads alike (README.md has the format).
+
+mod engine;
+mod threads;
+
+pub use engine::log;
+
+/// The page sizes that a trace may ask for.
+const PAGES: [usize; 4] = [4 << 10, 8 << 10, 32 << 10, 128 << 10];
+/// Bytes of a step.
+const STEP: usize = 8;
+/// Threads of a program.
+pub(crate) const THREADS: usize = 3;
+
+/// What the head of a trace says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) page: usize,
+    pub(crate) regions: usize,
+    pub(crate) init_on_alloc: bool,
+    pub(crate) init_on_free: bool,
+}
+
+/// One step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) op: Op,
+    pub(crate) thread: usize,
+    pub(crate) handle: usize,
+    pub(crate) arg: usize,
+}
+
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    Alloc,
+    AllocBytes,
+    AllocMany,
+    NetdevFrag,
+    NetdevSkb,
+    Poll,
+    NapiFrag,
+    NapiSkb,
+    Consume,
+    Prepare,
+    Commit,
+    Release,
+    Write,
+    Read,
+    Slice,
+    Readonly,
+    Trim,
+    Put,
+    Push,
+    Pull,
+    Reserve,
+    AddFrag,
+    Clone,
+    View,
+    Unview,
+    Exit,
+    Drain,
+    TrimPool,
+    Audit,
+    Cycle,
+}
+
+/// The operations by number.
+const OPS: [Op; 32] = [
+    Op::Alloc,
+    Op::Alloc,
+    Op::AllocBytes,
+    Op::AllocMany,
+    Op::NetdevFrag,
+    Op::NetdevSkb,
+    Op::Poll,
+    Op::NapiFrag,
+    Op::NapiSkb,
+    Op::Consume,
+    Op::Prepare,
+    Op::Commit,
+    Op::Release,
+    Op::Release,
+    Op::Write,
+    Op::Read,
+    Op::Slice,
+    Op::Readonly,
+    Op::Trim,
+    Op::Put,
+    Op::Push,
+    Op::Pull,
+    Op::Reserve,
+    Op::AddFrag,
+    Op::Clone,
+    Op::View,
+    Op::Unview,
+    Op::Exit,
+    Op::Drain,
+    Op::TrimPool,
+    Op::Audit,
+    Op::Cycle,
+];
+
+impl Op {
+    /// Its word in the log.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Op::Alloc => "alloc",
+            Op::AllocBytes => "alloc_bytes",
+            Op::AllocMany => "alloc_many",
+            Op::NetdevFrag => "netdev_frag",
+            Op::NetdevSkb => "netdev_skb",
+            Op::Poll => "poll",
+            Op::NapiFrag => "napi_frag",
+            Op::NapiSkb => "napi_skb",
+            Op::Consume => "consume",
+            Op::Prepare => "prepare",
+            Op::Commit => "commit",
+            Op::Release => "release",
+            Op::Write => "write",
+            Op::Read => "read",
+            Op::Slice => "slice",
+            Op::Readonly => "readonly",
+            Op::Trim => "trim",
+            Op::Put => "put",
+            Op::Push => "push",
+            Op::Pull => "pull",
+            Op::Reserve => "reserve",
+            Op::AddFrag => "add_frag",
+            Op::Clone => "clone",
+            Op::View => "view",
+            Op::Unview => "unview",
+            Op::Exit => "exit",
+            Op::Drain => "drain",
+            Op::TrimPool => "trim_pool",
+            Op::Audit => "audit",
+            Op::Cycle => "cycle",
+        }
+    }
+}
+
+/// What a trace says: its head, and its steps.
+pub(crate) fn decode(trace: &[u8]) -> (Config, Vec<Step>) {
+    let head = |at: usize| trace.get(at).copied().unwrap_or(0);
+    let config = Config {
+        page: PAGES[usize::from(head(0) % 4)],
+        regions: usize::from(head(1) % 4),
+        init_on_alloc: head(2) & 1 != 0,
+        init_on_free: head(2) & 2 != 0,
+    };
+    let steps = trace.get(4..).unwrap_or_default().as_chunks::<STEP>().0;
+    (config, steps.iter().copied().map(step).collect())
+}
+
+fn step(bytes: [u8; STEP]) -> Step {
+    let [op, thread, handle @ .., a, b, c, d] = bytes;
+    Step {
+        op: OPS[usize::from(op % 32)],
+        thread: usize::from(thread) % THREADS,
+        handle: usize::from(u16::from_le_bytes(handle)),
+        arg: u32::from_le_bytes([a, b, c, d]) as usize,
+    }
+}
+
+/// The size that an argument asks for.
+pub(crate) fn size(arg: usize, page: usize) -> usize {
+    let n = arg >> 8;
+    let edges = [
+        0,
+        1,
+        63,
+        64,
+        65,
+        1500,
+        2048,
+        page - 1,
+        page,
+        page + 1,
+        (1 << 31) - 1,
+    ];
+    match arg % 8 {
+        0..=3 => 1 + n % 2048,
+        4 => 64 * (1 + n % 32),
+        5 => 1 + n % (page + 8),
+        6 => edges[n % edges.len()],
+        _ => 1 + n % 64,
+    }
+}
+
+/// The alignment that an argument asks for.
+pub(crate) fn align(arg: usize) -> usize {
+    if arg & 0x80 != 0 {
+        1 << ((arg >> 3) % 16)
+    } else {
+        1
+    }
+}
+
+/// A trace of `steps` random steps. The generator is splitmix64, eight bytes
+/// of a trace at a time.
+#[must_use]
+pub fn random(seed: u64, steps: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = state;
+        word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (word ^ word >> 31).to_le_bytes()
+    };
+    let mut trace = next()[..4].to_vec();
+    for _ in 0..steps {
+        trace.extend(next());
+    }
+    trace
+}
+
+/// FNV-1a.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Op, align, decode, digest, size};
+
+    #[test]
+    fn any_bytes_are_a_program() {
+        let (config, steps) = decode(&[]);
+        assert_eq!((config.page, config.regions, steps.len()), (4096, 0, 0));
+        let (config, steps) = decode(&[6, 5, 2, 9, 12, 4, 1, 2, 3, 4, 5, 6, 7, 7]);
+        assert_eq!((config.page, config.regions), (32 << 10, 1));
+        assert!(config.init_on_free && !config.init_on_alloc);
+        assert_eq!(steps.len(), 1);
+        assert_eq!((steps[0].op, steps[0].thread), (Op::Release, 1));
+        assert_eq!((steps[0].handle, steps[0].arg), (0x0201, 0x0605_0403));
+    }
+
+    #[test]
+    fn sizes_and_alignments_are_as_the_table_says() {
+        assert_eq!(size(0, 4096), 1);
+        assert_eq!(size(0xFF << 8 | 4, 4096), 64 * 32);
+        assert_eq!(size(9 << 8 | 6, 4096), 4097);
+        assert_eq!((align(0x78), align(0x80), align(0xF8)), (1, 1, 1 << 15));
+    }
+
+    #[test]
+    fn the_digest_is_fnv_1a() {
+        assert_eq!(digest(b""), 0xCBF2_9CE4_8422_2325);
+        assert_eq!(digest(b"a"), 0xAF63_DC4C_8601_EC8C);
+    }
+}
