@@ -17,6 +17,7 @@ import argparse
 import os
 import platform
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,9 +47,9 @@ JOINING_SLOTS, SLOTS = 4, 64
 class Effort:
     """How long and how often."""
 
-    seconds: float = 1.0
+    seconds: float = 0.8
     rounds: int = 5
-    drains: int = 15
+    drains: int = 11
     rings: int = 200
     keep: int = 10_000
 
@@ -84,7 +85,7 @@ class Bench:
     def everybody(self) -> list[Arm]:
         """Return all arms."""
         arms = [socket_arm(name) for name in ("recv", "recv_into", "recvfrom")]
-        arms.append(asyncio_arm())
+        arms += [asyncio_arm(from_heap) for from_heap in (False, True)]
         if (fast := uvloop_arm()) is not None:
             arms.append(fast)
         for gro in (False, True):
@@ -138,13 +139,13 @@ class Bench:
         title(f"received one at a time as objects, {packets}")
         for name, result in zip(names, found, strict=True):
             self._row("one at a time", name, str(packets), result.figures)
-            print(f"  {name:<26} {result.cost:9,.0f} ns a packet")
+            print(f"  {name:<28} {result.cost:9,.0f} ns a packet")
         title("kept one by one, 64 B: resident bytes for each packet")
         keep = self.effort.keep * 20
         for name, as_bytes in (("bytes", True), ("Fragment", False)):
             kept = alone(kept_small, as_bytes, 64, keep)
             self._row("kept small packets", name, "64 B", kept)
-            print(f"  {name:<26} {kept['resident_bytes']:9,.0f}")
+            print(f"  {name:<28} {kept['resident_bytes']:9,.0f}")
 
     def objects(self) -> None:
         """R11."""
@@ -193,7 +194,7 @@ class Bench:
         seconds = self.effort.seconds / shorter
         found = saturate(arms, self.sender, packets, seconds, self.effort.rounds)
         title(f"a sender that does not stop, {packets}")
-        print(f"  {'':<26} packets/s   of recv   processor ns   sent/s  drops")
+        print(f"  {'':<28} packets/s   of recv   processor ns   sent/s  drops")
         base = found[0].rate
         for result in found:
             self._row("saturated", result.arm.name, str(packets), result.figures)
@@ -221,14 +222,14 @@ def _saturated_line(result: Saturated, base: float) -> str:
     figures = result.figures
     at_least = ">" if not figures["drops"] else " "
     return (
-        f"  {result.arm.name:<26}{at_least}{result.rate:>9,.0f} {result.rate / base:>8.2f}x"
+        f"  {result.arm.name:<28}{at_least}{result.rate:>9,.0f} {result.rate / base:>8.2f}x"
         f" {result.cost:>13,.0f} {figures['sent_per_second']:>10,.0f} {figures['drops']:>8,.0f}"
     )
 
 
 def _drained_line(result: Drained, base: float) -> str:
     times = base / result.cost
-    return f"  {result.arm.name:<26} {result.cost:9,.0f} ns a packet  {times:6.2f}x"
+    return f"  {result.arm.name:<28} {result.cost:9,.0f} ns a packet  {times:6.2f}x"
 
 
 def _promises(rates: dict[str, float], packets: Packets) -> None:
@@ -275,11 +276,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=QUESTIONS)
     given = parser.parse_args(arguments)
     program = build("--release")
+    start = time.monotonic()
     here, everywhere = record.of("bench_rings", []), os.sched_getaffinity(0)
     try:
         bench = run(program, QUICK if given.quick else Effort(), given.only)
     finally:
         os.sched_setaffinity(0, everywhere)
+    print(f"\n{time.monotonic() - start:,.0f} seconds")
     record.keep("bench_rings", bench.rows, here)
     return 0
 

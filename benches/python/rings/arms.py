@@ -8,6 +8,7 @@ what must have come, and `sample` gives the bytes themselves, received with the 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib.util
 import math
 import time
@@ -26,6 +27,8 @@ __all__ = ["Arm", "Tally", "asyncio_arm", "loop_arm", "ring_arm", "socket_arm", 
 BUFFER = 2048
 CHUNK = range(256)
 """Packets between two looks at the clock, where they are received one by one."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 clock = time.perf_counter
 add_up = np.add.reduce
@@ -185,21 +188,39 @@ class _Keeper(_Counter):
 P = TypeVar("P", bound=_Counter)
 
 
+def large_blocks(from_heap: bool) -> None:
+    """Have glibc give blocks of a quarter of a MiB as a process does that has freed one, or none.
+
+    asyncio asks for as much for each packet. Until the process has once given back a block of that
+    size, each is mapped and unmapped by the kernel; afterwards it comes from the heap. Which of
+    both a program sees is history, so the bench asks for both.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        least = 1 << (20 if from_heap else 17)
+        mallopt(_M_MMAP_THRESHOLD, least)
+        mallopt(_M_TRIM_THRESHOLD, 2 * least)
+
+
 class ProtocolReceiver(Receiver):
     """A datagram protocol on an event loop: a callback for a packet."""
 
     longest = 2.0
     """Seconds that a drain may take; only reached when packets are missing."""
 
-    def __init__(self, size: int, make: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    def __init__(
+        self, size: int, make: Callable[[], asyncio.AbstractEventLoop], from_heap: bool = False
+    ) -> None:
         """Make the loop."""
         super().__init__(size)
         self._loop = make()
+        self._from_heap = from_heap
 
     def _serve(
         self, kind: Callable[[asyncio.AbstractEventLoop, float], P], end: float, expected: float
     ) -> P:
         loop = self._loop
+        large_blocks(self._from_heap)
         sock = self.sock.dup()
         sock.setblocking(False)
         transport, protocol = loop.run_until_complete(
@@ -353,9 +374,10 @@ def socket_arm(method: str) -> Arm:
     return Arm(f"socket.{method}", kinds[method])
 
 
-def asyncio_arm() -> Arm:
+def asyncio_arm(from_heap: bool) -> Arm:
     """Return the event loop that comes with Python."""
-    return Arm("asyncio", lambda size: ProtocolReceiver(size, asyncio.new_event_loop))
+    name = "asyncio, after a large free" if from_heap else "asyncio"
+    return Arm(name, lambda size: ProtocolReceiver(size, asyncio.new_event_loop, from_heap))
 
 
 def uvloop_arm() -> Arm | None:

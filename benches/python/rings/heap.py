@@ -23,6 +23,7 @@ from rings.road import Packets, receiving_socket
 
 __all__ = ["calls", "has_valgrind", "main", "objects"]
 
+HERE = Path(__file__).resolve().parents[1]
 _ALLOCATIONS = re.compile(r"total heap usage: ([\d,]+) allocs")
 
 
@@ -73,7 +74,7 @@ def _counted(most: int, filled: int, batches: int) -> int:
         env={
             **os.environ,
             "PYTHONMALLOC": "malloc",
-            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         },
         capture_output=True,
         text=True,
