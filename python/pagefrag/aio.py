@@ -2,7 +2,9 @@
 
 The loop watches a duplicate of the ring's descriptor, and only while somebody waits. So nothing
 is left behind by a cancelled or closed iteration, a transport on the same socket keeps its own
-place in the loop, and a number that is closed and used again is never listened to.
+place in the loop, and a number that is closed and used again is never listened to. A ring that is
+closed says so at once, from any thread; a socket that is closed under it cannot, and is looked at
+now and then.
 
 >>> import asyncio, socket
 >>> async def first() -> bytes:
@@ -20,9 +22,13 @@ b'ping'
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
+from functools import partial
 from typing import TYPE_CHECKING, Self
+
+from ._pagefrag import ContextError
 
 if TYPE_CHECKING:
     from ._pagefrag import Batch, RxRing
@@ -30,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "batches"]
 
 _LOOK = 0.05
-"""Seconds after which a wait looks whether the ring or its socket was closed."""
+"""Seconds after which a wait looks whether the socket was closed under the ring."""
 
 _TURN = 16
 """Batches in a row that were there already, after which other tasks get their turn."""
@@ -48,7 +54,7 @@ class Batches:
 
     A closed socket is an `OSError`, as from `RxRing.recv`; so is what the network answers on a
     connected socket, after which the iterator can be asked again. No packet is lost to a
-    cancellation.
+    cancellation. One task at a time: another one that asks meanwhile gets a `ContextError`.
     """
 
     def __init__(self, ring: RxRing, max: int = 64) -> None:  # noqa: A002 - the name in `recv`
@@ -63,6 +69,9 @@ class Batches:
 
     async def __anext__(self) -> Batch:
         """Return the next batch; it is empty only if all of its packets were thrown away."""
+        if self._ring._awaited:
+            msg = "another task is waiting for this ring"
+            raise ContextError(msg)
         if self._in_a_row >= _TURN:
             self._in_a_row = 0
             await asyncio.sleep(0)
@@ -90,17 +99,23 @@ class Batches:
         """Wait until the socket is readable, but not for long; tell whether it is."""
         loop = asyncio.get_running_loop()
         told: asyncio.Future[bool] = loop.create_future()
-        watched = os.dup(self._ring.fileno())
+        self._ring._await(partial(_wake, loop, told))
         try:
-            loop.add_reader(watched, _tell, told, True)
-            look = loop.call_later(_LOOK, _tell, told, False)
+            if (number := self._ring.fileno()) < 0:
+                return False  # closed since we looked
+            watched = os.dup(number)
             try:
-                return await told
+                loop.add_reader(watched, _tell, told, True)
+                look = loop.call_later(_LOOK, _tell, told, False)
+                try:
+                    return await told
+                finally:
+                    look.cancel()
+                    loop.remove_reader(watched)
             finally:
-                look.cancel()
-                loop.remove_reader(watched)
+                os.close(watched)
         finally:
-            os.close(watched)
+            self._ring._await(None)
 
     def _end_if_shut_down(self) -> None:
         """Raise `StopAsyncIteration` if the socket was shut down for reading."""
@@ -110,6 +125,12 @@ class Batches:
         looked.register(self._ring.fileno(), select.POLLRDHUP)
         if any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in looked.poll(0)):
             raise StopAsyncIteration
+
+
+def _wake(loop: asyncio.AbstractEventLoop, told: asyncio.Future[bool]) -> None:
+    """End the wait, from whichever thread; a loop that is closed waits for nothing."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(_tell, told, False)
 
 
 def _tell(told: asyncio.Future[bool], what: bool) -> None:

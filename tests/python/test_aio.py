@@ -9,14 +9,13 @@ import os
 import resource
 import socket
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagefrag import PageFragCache, PagePool, RxRing
+from pagefrag import ContextError, PageFragCache, PagePool, RxRing, aio
 from pagefrag.aio import batches
 
 LONG = 60.0  # seconds: only reached by a broken build
@@ -358,14 +357,63 @@ def test_nothing_is_left_open(run: Run, sock: socket.socket, sender: socket.sock
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
-def test_closing_is_seen_soon(run: Run, sock: socket.socket) -> None:
-    async def closed() -> float:
-        ring = RxRing(sock)
-        reading = asyncio.ensure_future(anext(aiter(ring), None))
-        await asyncio.sleep(0.01)
-        start = time.monotonic()
-        ring.close()
-        await reading
-        return time.monotonic() - start
+@pytest.mark.parametrize("thread", [False, True])
+def test_closing_is_seen_at_once_and_not_by_looking_now_and_then(
+    run: Run, sock: socket.socket, thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aio, "_LOOK", 1e6)
 
-    assert run(closed()) < 5
+    async def closed() -> str:
+        ring = RxRing(sock)
+        reading = asyncio.ensure_future(anext(aiter(ring), "ended"))
+        while not ring._awaited:
+            await asyncio.sleep(0)
+        if thread:
+            await asyncio.get_running_loop().run_in_executor(None, ring.close)
+        else:
+            ring.close()
+        ended = await reading
+        assert not ring._awaited
+        return ended  # type: ignore[return-value]
+
+    assert run(closed()) == "ended"
+
+
+def test_packets_that_the_ring_has_already_are_not_waited_for(
+    run: Run, sender: socket.socket, sock: socket.socket
+) -> None:
+    async def read() -> list[int]:
+        with RxRing(sock, cache=PageFragCache(PagePool(65536))) as ring:
+            if not ring.gro:
+                pytest.skip("this kernel has no UDP_GRO")
+            sender.setsockopt(socket.IPPROTO_UDP, 103, 100)  # UDP_SEGMENT
+            sender.send(bytes(10 * 100))
+            reading = batches(ring, max=3)
+            found = [len(await anext(reading))]
+            while sum(found) < 10:
+                step = anext(reading).__await__()
+                with pytest.raises(StopIteration) as there:  # without the loop in between
+                    next(step)
+                found.append(len(there.value.value))
+            return found
+
+    assert run(read()) == [3, 3, 3, 1]
+
+
+def test_a_second_task_is_told_and_the_first_goes_on(
+    run: Run, sock: socket.socket, sender: socket.socket
+) -> None:
+    async def two() -> None:
+        with RxRing(sock) as ring:
+            first = asyncio.ensure_future(anext(aiter(ring)))
+            while not ring._awaited:
+                await asyncio.sleep(0)
+            sender.send(b"for the first")
+            for _ in range(2):
+                with pytest.raises(ContextError, match="another task is waiting"):
+                    await anext(aiter(ring))
+            assert (await first)[0] == b"for the first"
+            sender.send(b"for anybody")
+            assert (await anext(aiter(ring)))[0] == b"for anybody"
+
+    run(two())

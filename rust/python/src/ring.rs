@@ -138,6 +138,8 @@ pub(crate) struct RxRing {
     state: Mutex<State>,
     /// The process of the thread that is in `recv`; 0: none is.
     busy: AtomicU32,
+    /// What to call when the ring is closed, and in which process. Locked only while attached.
+    awaited: Mutex<Option<(u32, Py<PyAny>)>>,
 }
 
 /// The right to receive or send; ends when dropped.
@@ -258,6 +260,21 @@ impl RxRing {
 
     fn turn(&self) -> PyResult<Turn<'_>> {
         Turn::take(&self.busy).ok_or_else(in_use)
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, Option<(u32, Py<PyAny>)>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls who waits for the end. Runs Python code.
+    fn tell_closed(&self, py: Python<'_>) {
+        let awaited = self.awaited().take();
+        if let Some((process, told)) = awaited
+            && process == process::id()
+            && let Err(error) = told.call0(py)
+        {
+            error.write_unraisable(py, None);
+        }
     }
 
     /// Takes the core out of an open ring.
@@ -390,6 +407,7 @@ impl RxRing {
             own_cache,
             state: Mutex::new(state),
             busy: AtomicU32::new(0),
+            awaited: Mutex::new(None),
         })
     }
 
@@ -479,6 +497,32 @@ impl RxRing {
         if self.own_cache {
             self.cache.get().core.drain();
         }
+        self.tell_closed(py);
+    }
+
+    /// For `pagefrag.aio`: `told` is called when the ring is closed, on the thread that does so;
+    /// None ends that. `ContextError` while another one waits to be told.
+    #[pyo3(signature = (told))]
+    fn _await(&self, told: Option<Py<PyAny>>) -> PyResult<()> {
+        let mut awaited = self.awaited();
+        let taken = awaited.as_ref();
+        if told.is_some() && taken.is_some_and(|(process, _)| *process == process::id()) {
+            return Err(out_of_context("another task is waiting for this ring"));
+        }
+        let before = std::mem::replace(&mut *awaited, told.map(|told| (process::id(), told)));
+        // Dropping the one before may run Python code.
+        drop(awaited);
+        drop(before);
+        Ok(())
+    }
+
+    /// For `pagefrag.aio`: whether somebody waits to be told.
+    #[getter]
+    fn _awaited(&self) -> bool {
+        let awaited = self.awaited();
+        awaited
+            .as_ref()
+            .is_some_and(|(process, _)| *process == process::id())
     }
 
     /// Where the fragments come from.
@@ -503,6 +547,11 @@ impl RxRing {
     /// The socket may refer to the ring: let the collector see it.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.sock)?;
+        if let Ok(awaited) = self.awaited.try_lock()
+            && let Some((_, told)) = awaited.as_ref()
+        {
+            visit.call(told)?;
+        }
         visit.call(&self.cache)
     }
 
