@@ -68,7 +68,7 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
         choices=_PAGE_SIZES,
         default=32_768,
         metavar="BYTES",
-        help="page of the ring's pool, a power of two; from 65536 on the kernel coalesces (GRO)",
+        help="page of the ring's pool, a power of two",
     )
     demo.set_defaults(job=_demo)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import campaign_rings
 import pytest
-from campaign_rings import HOSTS, WAYS, Campaign
+from campaign_rings import BUFFERS, HOSTS, WAYS, Campaign
 
 from pagefrag import PageFragCache, PagePool, RxRing
 
@@ -28,12 +28,13 @@ def skip_without(family: socket.AddressFamily) -> None:
             pytest.skip(f"no loopback {HOSTS[family]} here")
 
 
+@pytest.mark.parametrize("buf_size", BUFFERS)
 @pytest.mark.parametrize(("family", "gro"), WAYS, ids=WORDS)
 def test_twenty_thousand_datagrams_are_what_was_sent(
-    family: socket.AddressFamily, gro: bool
+    family: socket.AddressFamily, gro: bool, buf_size: int
 ) -> None:
     skip_without(family)
-    report = Campaign(family, gro, seed=1).run(20_000, LONG)
+    report = Campaign(family, gro, seed=1, buf_size=buf_size).run(20_000, LONG)
     assert report.packets >= 20_000
     assert (report.joined > 0) == gro
 

@@ -134,7 +134,7 @@ def test_truncation_is_told_for_each_packet(sock: socket.socket, sender: socket.
 
 
 def test_segments_are_told_and_share_their_time(sock: socket.socket, sender: socket.socket) -> None:
-    with RxRing(sock, timestamps=True, cache=PageFragCache(PagePool(65536))) as ring:
+    with RxRing(sock, timestamps=True) as ring:
         if not ring.gro:
             pytest.skip("this kernel has no UDP_GRO")
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)

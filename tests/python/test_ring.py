@@ -20,6 +20,7 @@ import pagefrag
 from pagefrag import Batch, ContextError, Fragment, PageFragCache, PagePool, RxRing
 
 LONG = 60.0  # seconds: only reached by a broken build
+UDP_SEGMENT, UDP_GRO = 103, 104
 
 
 def started(act: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
@@ -358,11 +359,41 @@ def test_a_shut_down_socket_gives_an_empty_batch(
         assert len(found[0]) == 0
 
 
-def test_gro_needs_pages_that_hold_a_super_buffer(sock: socket.socket) -> None:
+def kernel_joins() -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        except OSError:
+            return False
+    return True
+
+
+def test_gro_is_on_whatever_the_pages_if_the_kernel_can(sock: socket.socket) -> None:
+    for page_size in (4096, 32768, 1 << 20):
+        with RxRing(sock, cache=PageFragCache(PagePool(page_size))) as ring:
+            assert ring.gro is kernel_joins()
     with RxRing(sock) as ring:
+        assert ring.gro is kernel_joins()
+    assert ring.gro is False
+    with RxRing(sock, gro=False) as ring:
         assert ring.gro is False
-    with RxRing(sock, gro=False, cache=PageFragCache(PagePool(65536))) as ring:
-        assert ring.gro is False
+
+
+def test_what_waits_is_told_and_comes_first(sock: socket.socket, sender: socket.socket) -> None:
+    with RxRing(sock) as ring:
+        if not ring.gro:
+            pytest.skip("this kernel has no UDP_GRO")
+        assert ring.pending == 0
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 100)
+        sender.send(b"".join(bytes([number]) * 100 for number in range(10)))
+        got = [frag[0] for frag in ring.recv(3, LONG)]
+        assert ring.pending == 7
+        sender.send(b"later")
+        while ring.pending:
+            got += [frag[0] for frag in ring.recv(2, 0)]
+        assert got == list(range(10))
+        assert ring.recv(3, LONG)[0] == b"later"
+    assert ring.pending == 0
 
 
 def test_large_pages_receive_the_same_packets(sock: socket.socket, sender: socket.socket) -> None:
@@ -438,7 +469,7 @@ def test_a_child_never_hangs_though_a_thread_of_the_parent_receives(
             ring.recv(1024, timeout=0.01)
 
     def send() -> None:
-        sender.setsockopt(socket.IPPROTO_UDP, 103, 100)  # UDP_SEGMENT
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 100)
         while not stop.is_set():
             sender.send(bytes(6000))
 
@@ -511,10 +542,10 @@ def test_an_error_on_the_way_to_a_socket_is_passed_on() -> None:
 def test_packets_that_a_close_leaves_behind_are_counted(
     sock: socket.socket, sender: socket.socket
 ) -> None:
-    ring = RxRing(sock, cache=PageFragCache(PagePool(65536)))
+    ring = RxRing(sock)
     if not ring.gro:
         pytest.skip("this kernel has no UDP_GRO")
-    sender.setsockopt(socket.IPPROTO_UDP, 103, 100)  # UDP_SEGMENT
+    sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 100)
     sender.send(bytes(10 * 100))
     got = len(ring.recv(3, LONG))
     assert got == 3

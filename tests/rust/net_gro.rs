@@ -7,51 +7,61 @@ use std::os::fd::AsRawFd;
 
 use net::{Bench, V4, bench_on, families, one_region, set_option};
 use pagefrag::net::{Readiness, RxOptions, RxRing};
-use pagefrag::{FragMut, PagePool};
+use pagefrag::{FragMut, PageFragCache, PagePool};
 use pagefrag_tests::{fill, first_damage};
 
+/// A ring over default pages; `None` where the kernel cannot coalesce.
+fn bench_with(pool: PagePool, bind: &str, options: RxOptions) -> Option<Bench> {
+    let bench = bench_on(pool, bind, options);
+    if !bench.ring.gro() {
+        eprintln!("skipped: this kernel has no UDP_GRO");
+        return None;
+    }
+    Some(bench)
+}
+
+fn default_bench() -> Option<Bench> {
+    bench_with(PagePool::new(32 * 1024).unwrap(), V4, RxOptions::default())
+}
+
 #[test]
-fn coalesced_packets_are_segments_that_share_their_buffer() {
+fn coalesced_packets_are_segments_each_in_a_fragment_of_its_own() {
     for bind in families() {
-        let mut bench = bench_on(
-            PagePool::new(64 * 1024).unwrap(),
-            bind,
-            RxOptions::default(),
-        );
-        if !bench.ring.gro() {
-            eprintln!("skipped: this kernel has no UDP_GRO");
-            return;
+        for page_size in [4096, 32 * 1024, 1 << 20] {
+            let pool = PagePool::new(page_size).unwrap();
+            let Some(mut bench) = bench_with(pool, bind, RxOptions::default()) else {
+                return;
+            };
+            let mut bytes = vec![0; 40 * 1200 + 7];
+            fill(&mut bytes, 3);
+            send_segmented(&bench, &bytes, 1200);
+            let packets = bench.recv_all(41);
+            let from = bench.sender.local_addr().unwrap();
+            for (index, packet) in packets.iter().enumerate() {
+                let expected = &bytes[index * 1200..bytes.len().min((index + 1) * 1200)];
+                assert_eq!(&packet.frag[..], expected);
+                assert_eq!(packet.frag.capacity(), expected.len().next_multiple_of(64));
+                assert_eq!(packet.wire_len(), expected.len());
+                assert!(packet.is_segment() && packet.frag.is_unique());
+                assert_eq!(packet.source.to_socket_addr(), Some(from));
+            }
+            let stats = bench.ring.stats();
+            assert_eq!((stats.rx_packets, stats.rx_hw_gro_packets), (41, 1));
+            assert_eq!(stats.rx_hw_gro_wire_packets, 41);
+            assert_eq!(stats.rx_bytes, stats.rx_hw_gro_bytes);
+            bench.ring.drain();
+            assert_eq!(bench.pool.stats().live_bytes, 40 * 1216 + 64);
+            drop(packets);
+            assert_eq!(bench.pool.stats().live_bytes, 0);
         }
-        let mut bytes = vec![0; 40 * 1200 + 7];
-        fill(&mut bytes, 3);
-        send_segmented(&bench, &bytes, 1200);
-        let packets = bench.recv_all(41);
-        let from = bench.sender.local_addr().unwrap();
-        for (index, packet) in packets.iter().enumerate() {
-            let expected = &bytes[index * 1200..bytes.len().min((index + 1) * 1200)];
-            assert_eq!(&packet.frag[..], expected);
-            assert_eq!(packet.frag.page(), packets[0].frag.page());
-            assert_eq!(packet.wire_len(), expected.len());
-            assert!(packet.is_segment());
-            assert_eq!(packet.source.to_socket_addr(), Some(from));
-        }
-        let stats = bench.ring.stats();
-        assert_eq!((stats.rx_packets, stats.rx_hw_gro_packets), (41, 1));
-        assert_eq!(stats.rx_hw_gro_wire_packets, 41);
-        assert_eq!(stats.rx_bytes, stats.rx_hw_gro_bytes);
-        bench.ring.drain();
-        drop(packets);
-        assert_eq!(bench.pool.stats().live_bytes, 0);
     }
 }
 
 #[test]
 fn segments_above_max_wait_and_nothing_overtakes_them() {
-    let mut bench = bench_on(PagePool::new(64 * 1024).unwrap(), V4, RxOptions::default());
-    if !bench.ring.gro() {
-        eprintln!("skipped: this kernel has no UDP_GRO");
+    let Some(mut bench) = default_bench() else {
         return;
-    }
+    };
     for seed in 0..3 {
         let mut bytes = vec![0; 10 * 100];
         fill(&mut bytes, seed);
@@ -63,6 +73,7 @@ fn segments_above_max_wait_and_nothing_overtakes_them() {
         let batch = bench.recv(7);
         assert!(!batch.is_empty() && batch.len() <= 7);
         let waits = bench.ring.stats().waits;
+        assert_eq!(bench.ring.pending() > 0, bench.ring.has_pending());
         if bench.ring.has_pending() {
             assert_eq!(bench.ring.wait(None).unwrap(), Readiness::Ready);
             assert_eq!(bench.ring.stats().waits, waits, "nothing was waited for");
@@ -77,13 +88,12 @@ fn segments_above_max_wait_and_nothing_overtakes_them() {
 
 #[test]
 fn packets_that_a_close_leaves_behind_are_counted() {
-    let mut bench = bench_on(PagePool::new(64 * 1024).unwrap(), V4, RxOptions::default());
-    if !bench.ring.gro() {
-        eprintln!("skipped: this kernel has no UDP_GRO");
+    let Some(mut bench) = default_bench() else {
         return;
-    }
+    };
     send_segmented(&bench, &[7; 9 * 100 + 50], 100);
     assert_eq!(bench.recv(3).len(), 3);
+    assert_eq!(bench.ring.pending(), 7);
     let stats = bench.ring.close();
     assert_eq!((stats.rx_packets, stats.rx_hw_drops), (3, 7));
     assert_eq!(stats.rx_hw_drop_overruns, 0);
@@ -92,12 +102,10 @@ fn packets_that_a_close_leaves_behind_are_counted() {
 }
 
 #[test]
-fn a_lone_packet_with_gro_on_does_not_keep_a_super_buffer() {
-    let mut bench = bench_on(PagePool::new(64 * 1024).unwrap(), V4, RxOptions::default());
-    if !bench.ring.gro() {
-        eprintln!("skipped: this kernel has no UDP_GRO");
+fn a_lone_packet_with_gro_on_keeps_no_more_than_itself() {
+    let Some(mut bench) = default_bench() else {
         return;
-    }
+    };
     let mut kept = Vec::new();
     for seed in 0..100 {
         bench.send(1200, seed);
@@ -112,23 +120,50 @@ fn a_lone_packet_with_gro_on_does_not_keep_a_super_buffer() {
 }
 
 #[test]
-fn small_pages_or_a_plain_no_leave_packets_alone() {
-    for (page_size, gro) in [(32 * 1024, true), (64 * 1024, false)] {
+fn a_plain_no_leaves_packets_alone() {
+    let options = RxOptions {
+        gro: false,
+        ..RxOptions::default()
+    };
+    let mut bench = bench_on(PagePool::new(32 * 1024).unwrap(), V4, options);
+    assert!(!bench.ring.gro());
+    let mut bytes = vec![0; 2500];
+    fill(&mut bytes, 1);
+    send_segmented(&bench, &bytes, 1000);
+    let packets = bench.recv_all(3);
+    let lengths: Vec<_> = packets.iter().map(|packet| packet.frag.len()).collect();
+    assert_eq!(lengths, [1000, 1000, 500]);
+    assert!(packets.iter().all(|packet| !packet.is_segment()));
+}
+
+#[test]
+fn packets_longer_than_a_buffer_are_truncated_the_same_with_gro_on_and_off() {
+    let mut seen = Vec::new();
+    for gro in [true, false] {
         let options = RxOptions {
             gro,
+            buf_size: 1000,
             ..RxOptions::default()
         };
-        let mut bench = bench_on(PagePool::new(page_size).unwrap(), V4, options);
-        assert!(!bench.ring.gro());
-        assert_eq!(bench.ring.buf_size(), 2048);
-        let mut bytes = vec![0; 2500];
+        let mut bench = bench_on(PagePool::new(32 * 1024).unwrap(), V4, options);
+        let mut bytes = vec![0; 3 * 1400 + 1000];
         fill(&mut bytes, 1);
-        send_segmented(&bench, &bytes, 1000);
-        let packets = bench.recv_all(3);
-        let lengths: Vec<_> = packets.iter().map(|packet| packet.frag.len()).collect();
-        assert_eq!(lengths, [1000, 1000, 500]);
-        assert!(packets.iter().all(|packet| !packet.is_segment()));
+        send_segmented(&bench, &bytes, 1400);
+        bench.send(65_507, 2);
+        let packets = bench.recv_all(5);
+        for (index, packet) in packets[..4].iter().enumerate() {
+            assert_eq!(packet.frag[..], bytes[index * 1400..][..1000]);
+        }
+        assert_eq!(first_damage(&packets[4].frag, 2), None);
+        let facts = packets
+            .iter()
+            .map(|packet| (packet.is_truncated(), packet.frag.len(), packet.wire_len()));
+        seen.push((facts.collect::<Vec<_>>(), bench.ring.stats().truncated));
     }
+    assert_eq!(seen[0], seen[1]);
+    let long = (true, 1000, 1400);
+    let expected = vec![long, long, long, (false, 1000, 1000), (true, 1000, 65_507)];
+    assert_eq!(seen[0], (expected, 4));
 }
 
 #[test]
@@ -142,41 +177,82 @@ fn the_socket_gets_its_options_back() {
         ]
     };
     let ring = RxRing::new(&socket, &pool, RxOptions::default()).unwrap();
-    assert_eq!(options(), [i32::from(ring.gro()); 2]);
+    assert_eq!(options(), [i32::from(ring.gro()), 0]);
     drop(ring);
     assert_eq!(options(), [0, 0]);
 }
 
+/// Takes all memory of the cache's pool, in pieces down to `least` bytes.
+fn hoard(cache: &mut PageFragCache, least: usize) -> Vec<FragMut> {
+    let mut hoard = Vec::new();
+    for size in [32 * 1024, 1024, 64]
+        .into_iter()
+        .filter(|&size| size >= least)
+    {
+        while let Ok(frag) = cache.alloc(size) {
+            hoard.push(frag);
+        }
+    }
+    hoard
+}
+
 #[test]
 fn a_super_buffer_without_memory_counts_by_its_packets() {
-    let mut bench = bench_on(one_region(64 * 1024), V4, RxOptions::default());
-    if !bench.ring.gro() {
-        eprintln!("skipped: this kernel has no UDP_GRO");
+    let pool = one_region(32 * 1024);
+    let Some(mut bench) = bench_with(pool, V4, RxOptions::default()) else {
         return;
-    }
-    let mut hoard: Vec<FragMut> = Vec::new();
-    while let Ok(frag) = bench.cache.alloc(64 * 1024) {
-        hoard.push(frag);
-    }
+    };
+    let hoard = hoard(&mut bench.cache, 64);
     send_segmented(&bench, &[1; 2050], 100);
     bench.send(0, 1);
     let batch = bench.recv(64);
     assert_eq!((batch.len(), batch.discarded()), (0, 21 + 1));
     assert_eq!(bench.ring.stats().rx_alloc_fail, 22);
-    hoard.clear();
+    assert!(!bench.ring.has_pending());
+    drop(hoard);
     send_segmented(&bench, &[1; 2050], 100);
     assert_eq!(bench.recv_all(21).len(), 21);
+    assert_eq!(
+        bench.ring.stats().rx_alloc_fail,
+        22,
+        "it recovers by itself"
+    );
+}
+
+#[test]
+fn of_a_super_buffer_only_the_segments_without_memory_are_lost() {
+    let options = RxOptions {
+        slots: 1,
+        ..RxOptions::default()
+    };
+    let Some(mut bench) = bench_with(one_region(32 * 1024), V4, options) else {
+        return;
+    };
+    let mut hoard = hoard(&mut bench.cache, 64);
+    // Room for the buffer and five packets of 1000 bytes.
+    hoard.retain(|frag| frag.capacity() != 1024);
+    let page = hoard.swap_remove(0);
+    drop(page);
+    let kept = bench.cache.alloc(32 * 1024 - 7 * 1024).unwrap();
+    let mut bytes = vec![0; 20 * 1000 + 10];
+    fill(&mut bytes, 4);
+    send_segmented(&bench, &bytes, 1000);
+    let batch = bench.recv(64);
+    assert_eq!(batch.discarded() + batch.len() as u64, 21);
+    assert_eq!(batch.len(), 5);
+    for (packet, expected) in batch.iter().zip(bytes.chunks(1000)) {
+        assert_eq!(packet.frag[..], *expected);
+    }
+    assert_eq!(bench.ring.stats().rx_alloc_fail, batch.discarded());
+    drop((kept, batch));
 }
 
 #[test]
 fn segments_are_written_and_kept_each_on_its_own() {
-    let mut bench = bench_on(PagePool::new(64 * 1024).unwrap(), V4, RxOptions::default());
-    if !bench.ring.gro() {
-        eprintln!("skipped: this kernel has no UDP_GRO");
+    let Some(mut bench) = default_bench() else {
         return;
-    }
-    // 100 bytes: copied out, segments share lines. 1280 of 50: stays, cut between lines.
-    for (segment, count) in [(100, 20), (1280, 50)] {
+    };
+    for (segment, count) in [(1, 60), (100, 20), (1280, 50)] {
         let mut bytes = vec![0; segment * count];
         fill(&mut bytes, 1);
         send_segmented(&bench, &bytes, i32::try_from(segment).unwrap());
@@ -187,12 +263,75 @@ fn segments_are_written_and_kept_each_on_its_own() {
         for (index, packet) in packets.iter().enumerate() {
             assert!(packet.frag.iter().all(|&byte| usize::from(byte) == index));
         }
-        let last = packets.pop();
+        let last = packets.pop().unwrap();
         drop(packets);
         bench.ring.drain();
-        assert!(bench.pool.stats().live_bytes > 0, "the last one lives");
+        let alive = bench.pool.stats().live_bytes;
+        assert_eq!(alive, last.frag.capacity() as u64, "the last one, alone");
         drop(last);
         assert_eq!(bench.pool.audit().unwrap().live_bytes, 0);
+    }
+}
+
+#[test]
+fn one_segment_in_twenty_that_is_kept_holds_little_more_than_itself() {
+    let Some(mut bench) = default_bench() else {
+        return;
+    };
+    for segment in [1200, 300, 100] {
+        let bytes = vec![7; 50 * segment];
+        let mut kept = Vec::new();
+        let mut seen = 0;
+        for _ in 0..2000 {
+            send_segmented(&bench, &bytes, i32::try_from(segment).unwrap());
+            for packet in bench.recv_all(50) {
+                if seen % 20 == 0 {
+                    kept.push(packet);
+                }
+                seen += 1;
+            }
+        }
+        let stats = bench.pool.stats();
+        let (held, live) = (stats.held_bytes, stats.live_bytes);
+        eprintln!(
+            "{} of {segment} bytes kept: held {held}, live {live}",
+            kept.len()
+        );
+        assert!(
+            held < 2 * live,
+            "held {held}, live {live} at {segment} bytes"
+        );
+    }
+}
+
+#[test]
+fn pending_packets_keep_their_bytes_through_a_drain() {
+    let Some(mut bench) = default_bench() else {
+        return;
+    };
+    let mut bytes = vec![0; 50 * 1200];
+    fill(&mut bytes, 9);
+    send_segmented(&bench, &bytes, 1200);
+    for seed in 0..3 {
+        bench.send(1500, seed);
+    }
+    let mut packets: Vec<_> = bench.recv(7).into_iter().collect();
+    bench.ring.drain();
+    assert_eq!(bench.ring.pending(), 46);
+    let mut hog = Vec::new();
+    for _ in 0..100 {
+        let mut frag = bench.cache.alloc(2048).unwrap();
+        frag.fill(0xee);
+        hog.push(frag);
+    }
+    while packets.len() < 53 {
+        packets.extend(bench.recv(11));
+    }
+    for (packet, expected) in packets.iter().zip(bytes.chunks(1200)) {
+        assert_eq!(packet.frag[..], *expected);
+    }
+    for (seed, packet) in (0..).zip(&packets[50..]) {
+        assert_eq!(first_damage(&packet.frag, seed), None);
     }
 }
 

@@ -26,7 +26,7 @@ use crate::args::Whole;
 use crate::batch::Batch;
 use crate::cache::PageFragCache;
 use crate::error::{from_io, kind, os, out_of_context, value};
-use crate::made::guarded;
+use crate::made::{Number, guarded};
 use crate::{stats, thread_end};
 
 /// How long a wait goes on before it looks for signals, `close` and closed sockets.
@@ -105,9 +105,9 @@ impl State {
 /// Receives datagrams of a UDP, UNIX or packet socket into fragments.
 ///
 /// `slots` is how many datagrams one system call can bring, `buf_size` how long each may be (a
-/// longer one is cut; `Batch.wire_lengths` tells). With `gro` the kernel may join datagrams of one
-/// sender, which the ring takes apart again; it needs a cache whose pages hold 64 KiB. Datagrams
-/// up to `copybreak` bytes are moved together so that they do not hold whole buffers. With
+/// longer one is cut, joined or not; `Batch.wire_lengths` tells). With `gro` the kernel may join
+/// datagrams of one sender, which the ring takes apart again, each into a fragment of its own size.
+/// Datagrams up to `copybreak` bytes are moved together so that they do not hold whole buffers. With
 /// `timestamps` the kernel tells when each came, with `interfaces` through which interface
 /// (`Batch.timestamps`, `Batch.interfaces`). `async for batch in ring` waits for batches; `cache` is
 /// where the fragments come from; without one, the ring has its own over the default pool.
@@ -413,6 +413,9 @@ impl RxRing {
 
     /// Up to `max` packets; waits for the first one as long as `timeout` seconds, None for ever.
     ///
+    /// Of datagrams that the kernel has joined there may be more than `max`. The rest is handed out
+    /// by the next calls, before anything else: `pending` tells how many, and a selector does not.
+    ///
     /// An empty `Batch` when the time is over, when the socket was shut down, and when everything
     /// that came had to be thrown away (`Batch.discarded`). Other threads run while this one
     /// waits, and signals are handled.
@@ -534,10 +537,23 @@ impl RxRing {
         self.cache.clone_ref(py)
     }
 
+    /// Packets that were received and wait to be handed out by the next `recv`.
+    ///
+    /// Nothing may be left to read in the socket then: who watches it with a selector calls `recv`
+    /// until this is 0. `recv` itself and `async for` look here first.
+    ///
+    /// >>> empty_ring.pending
+    /// 0
+    #[getter]
+    fn pending(&self) -> Number {
+        let mut state = self.state();
+        Number(state.core().map_or(0, |core| core.ring.pending()))
+    }
+
     /// Whether the kernel joins datagrams for this ring.
     ///
-    /// >>> empty_ring.gro
-    /// False
+    /// >>> empty_ring.gro in (True, False)
+    /// True
     #[getter]
     fn gro(&self) -> bool {
         let state = self.state();

@@ -10,7 +10,7 @@ mod frag;
 mod header;
 mod lines;
 mod local;
-mod os;
+pub(crate) mod os;
 mod page;
 mod pool;
 mod raw;

@@ -80,6 +80,29 @@ mod door {
         unmap_range(mapping.start, mapping.len)
     }
 
+    /// Maps `len` bytes that will be written here and there and given back:
+    /// never huge pages, of which one byte costs 2 MiB.
+    pub(crate) fn map_scratch(len: usize) -> Option<Mapping> {
+        if isize::try_from(len).is_err() {
+            return None;
+        }
+        let mapping = map(0, len, os_page_size())?;
+        // SAFETY: advice changes no contents; the range is mapped. A kernel
+        // without huge pages refuses, and needs none.
+        unsafe { libc::madvise(mapping.base.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
+        Some(mapping)
+    }
+
+    /// Gives the memory behind whole OS pages back and keeps the addresses: they
+    /// read as zero from now on. False when the OS refuses.
+    ///
+    /// # Safety
+    /// The range is mapped, and nobody relies on its contents.
+    pub(crate) unsafe fn give_back(start: NonNull<u8>, len: usize) -> bool {
+        // SAFETY: mapped, and of no use to anybody (caller).
+        unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) == 0 }
+    }
+
     /// Asks for huge pages. False when the kernel cannot.
     pub(crate) fn advise_huge(base: NonNull<u8>, len: usize) -> bool {
         // SAFETY: advice changes no contents; the range is mapped.
@@ -193,6 +216,8 @@ mod door {
 }
 
 pub(crate) use door::{advise_huge, huge_bytes, map, os_page_size, unmap, watch_forks};
+#[cfg(not(loom))]
+pub(crate) use door::{give_back, map_scratch};
 
 #[cfg(all(test, not(loom)))]
 mod tests {
@@ -216,6 +241,23 @@ mod tests {
         assert!(huge_bytes(&[(mapping.base.addr().get(), align)]) <= align as u64);
         // SAFETY: not used any more.
         assert!(unsafe { unmap(mapping) });
+    }
+
+    #[test]
+    fn what_is_given_back_reads_as_zero_and_can_be_written_again() {
+        let len = 4 * os_page_size();
+        let mapping = map_scratch(len).expect("a few OS pages");
+        // SAFETY: mapped writable for so many bytes.
+        unsafe { mapping.base.write_bytes(7, len) };
+        // SAFETY: ours, and of no use.
+        assert!(unsafe { give_back(mapping.base, len) });
+        // SAFETY: still mapped.
+        assert_eq!(unsafe { mapping.base.read() }, 0);
+        // SAFETY: still mapped.
+        unsafe { mapping.base.write(7) };
+        // SAFETY: not used any more.
+        assert!(unsafe { unmap(mapping) });
+        assert!(map_scratch(usize::MAX).is_none());
     }
 
     #[test]

@@ -34,8 +34,8 @@ impl Origin {
 /// One received packet.
 #[derive(Debug)]
 pub struct RxPacket {
-    /// The payload: writable, ours alone. Segments of a super-buffer are
-    /// disjoint parts of one allocation, which is free again with the last.
+    /// The payload: writable, ours alone, and free again on its own, also if the
+    /// kernel had coalesced the packet with others.
     pub frag: FragMut,
     /// Who sent it.
     pub source: Source,
@@ -48,7 +48,7 @@ pub struct RxPacket {
 }
 
 impl RxPacket {
-    /// A packet that was sent alone with `wire_len` bytes.
+    /// A packet that came alone, and was sent with `wire_len` bytes.
     pub(super) fn whole(frag: FragMut, origin: Origin, wire_len: usize) -> Self {
         Self {
             truncated: wire_len > frag.len(),
@@ -62,9 +62,8 @@ impl RxPacket {
         }
     }
 
-    /// A packet that the kernel had coalesced with others.
-    pub(super) fn segment(frag: FragMut, origin: Origin) -> Self {
-        let wire_len = frag.len();
+    /// A packet of `wire_len` bytes that the kernel had coalesced with others.
+    pub(super) fn segment(frag: FragMut, origin: Origin, wire_len: usize) -> Self {
         let mut packet = Self::whole(frag, origin, wire_len);
         packet.segment = true;
         packet

@@ -1,22 +1,31 @@
 //! A receive ring: fragments that wait for packets, and the packets that came.
 //!
 //! A driver gives empty buffers to the card ahead of time; a ring gives them to
-//! `recvmmsg`. One system call fills as many as there are packets:
+//! `recvmmsg`. One system call fills as many as there are messages:
 //!
 //! ```text
 //!   arm      cache -> [ buffer ][ buffer ][ buffer ] ... up to `slots`
 //!   receive            packet    packet    (still armed)
 //!   store    above copybreak: stays where the kernel wrote it, the tail is free again
 //!            up to copybreak: copied into a small fragment, the buffer is used again
-//!            super-buffer:    cut into its segments, which share it
+//!            super-buffer:    each segment copied into a fragment of its own, the
+//!                             buffer and the landing behind it are used again
 //! ```
+//!
+//! So no packet keeps more than its own lines, whatever it came with. With GRO
+//! a message may need the `landing` behind its buffer; `guess` says how many to ask
+//! for, and a `message` that is not handed out at once waits where it landed.
 //!
 //! The ring takes memory from the cache that each call brings, never waits in a
 //! receive, and makes no heap call per packet. When the pool is at its limit it
 //! goes on: what cannot be stored is read, thrown away and counted in
 //! `rx_alloc_fail`, and the next call tries again.
 
-use std::collections::VecDeque;
+mod guess;
+mod landing;
+mod message;
+mod options;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -24,136 +33,13 @@ use std::time::Duration;
 use crate::mem::{FragMut, PageFragCache, PagePool, drop_many};
 use crate::net::batch::{Origin, RxBatch, RxPacket};
 use crate::net::queue::{DropCount, QueueStats};
-use crate::net::socket::{self, Changed, MAX_MESSAGES, Messages, Readiness};
+use crate::net::socket::{self, Changed, Messages, Readiness};
+use guess::Guess;
+use landing::Landing;
+use message::{Message, Part, gather, packets};
+use options::invalid;
 
-/// Bytes of a buffer that any super-buffer fits.
-const GRO_BUFFER: usize = 64 * 1024;
-/// Packets that the kernel coalesces at most (`UDP_GRO_CNT_MAX`).
-const GRO_SEGMENTS: usize = 64;
-/// Super-buffers that are armed at most: an idle ring keeps 192 KiB.
-const GRO_SLOTS: usize = 3;
-/// Super-buffers up to half full are copied out: what they leave of a page
-/// is too small for the next one.
-const GRO_COPYBREAK: usize = GRO_BUFFER / 2;
-
-/// How a ring receives.
-///
-/// # Examples
-/// ```
-/// let options = pagefrag::net::RxOptions {
-///     slots: 256,
-///     ..Default::default()
-/// };
-/// assert_eq!(options.buf_size, 2048);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RxOptions {
-    /// Buffers that are armed at most, and packets that one system call brings
-    /// at most: 1 to 1024.
-    pub slots: usize,
-    /// Bytes of a buffer; longer packets are truncated. 1 to the page size.
-    pub buf_size: usize,
-    /// Let the kernel coalesce packets of one flow (`UDP_GRO`). Takes effect when
-    /// a page of the pool holds a super-buffer of 64 KiB; buffers are that large
-    /// then, and up to half-full ones are copied out.
-    pub gro: bool,
-    /// Packets of up to this many bytes are copied into a fragment of their
-    /// size; larger ones stay in the buffer. 0: only empty ones are.
-    pub copybreak: usize,
-    /// Note when the kernel took each packet in (`SO_TIMESTAMPNS`).
-    pub timestamps: bool,
-    /// Note through which interface each packet came (`IP_PKTINFO`). A packet
-    /// socket tells it anyway.
-    pub interfaces: bool,
-}
-
-impl Default for RxOptions {
-    fn default() -> Self {
-        Self {
-            slots: 64,
-            buf_size: 2048,
-            gro: true,
-            copybreak: 256,
-            timestamps: false,
-            interfaces: false,
-        }
-    }
-}
-
-impl RxOptions {
-    fn check(&self, page_size: usize) -> io::Result<()> {
-        if self.slots == 0 || self.slots > MAX_MESSAGES {
-            return Err(invalid("slots must be from 1 to 1024"));
-        }
-        if self.buf_size == 0 || self.buf_size > page_size {
-            return Err(invalid("buf_size must be from 1 to the page size"));
-        }
-        Ok(())
-    }
-
-    fn shape(&self, gro: bool) -> Shape {
-        if gro {
-            Shape {
-                slots: self.slots.min(GRO_SLOTS),
-                buffer: GRO_BUFFER,
-                copybreak: self.copybreak.max(GRO_COPYBREAK),
-            }
-        } else {
-            Shape {
-                slots: self.slots,
-                buffer: self.buf_size,
-                copybreak: self.copybreak,
-            }
-        }
-    }
-}
-
-/// What becomes of the options once it is known whether packets are coalesced.
-struct Shape {
-    slots: usize,
-    buffer: usize,
-    copybreak: usize,
-}
-
-fn invalid(why: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, why)
-}
-
-/// A message that is not handed out, or not all of it.
-#[derive(Debug)]
-struct Pending {
-    /// What is left; of a super-buffer, from the next segment on.
-    rest: FragMut,
-    /// Bytes of a segment; `None` for a packet that came alone.
-    segment: Option<usize>,
-    wire_len: usize,
-    origin: Origin,
-}
-
-impl Pending {
-    /// Packets in what is left.
-    fn packets(&self) -> u64 {
-        let segments = self
-            .segment
-            .map_or(1, |bytes| self.rest.len().div_ceil(bytes));
-        segments.max(1) as u64
-    }
-
-    /// The next segment; `None` when what is left is the last packet.
-    fn split(&mut self) -> Option<RxPacket> {
-        let segment = self.segment.filter(|&bytes| bytes < self.rest.len())?;
-        let frag = self.rest.split_to(segment);
-        Some(RxPacket::segment(frag, self.origin.clone()))
-    }
-
-    /// What is left as the last packet.
-    fn into_last(self) -> RxPacket {
-        match self.segment {
-            Some(_) => RxPacket::segment(self.rest, self.origin),
-            None => RxPacket::whole(self.rest, self.origin, self.wire_len),
-        }
-    }
-}
+pub use options::RxOptions;
 
 /// A receive ring over a datagram socket: UDP, UNIX, or a packet socket.
 ///
@@ -188,16 +74,22 @@ pub struct RxRing<S: AsFd> {
     socket: S,
     options: RxOptions,
     page_size: usize,
-    gro: bool,
-    /// Bytes of a buffer, and up to how many a packet is copied out.
-    buffer: usize,
-    copybreak: usize,
-    /// Empty buffers, the warmest last: message 0 goes there.
+    /// Behind the buffers, when the kernel coalesces.
+    landing: Option<Landing>,
+    guess: Guess,
+    /// Empty buffers, the warmest last: message 0 goes there. While messages
+    /// wait, the last ones are theirs.
     armed: Vec<FragMut>,
-    /// Buffers that a call has emptied by copying, on their way back.
+    /// Buffers that were emptied by copying, on their way back.
     again: Vec<FragMut>,
-    pending: VecDeque<Pending>,
     messages: Messages,
+    /// Messages that came and are not handed out, or not all of them: the one
+    /// that was begun, and those in `messages` from `next` on, `came` in all.
+    begun: Option<Message>,
+    next: usize,
+    came: usize,
+    /// Whether these have buffers; without, they lie in the landing alone.
+    buffered: bool,
     changed: [Option<Changed>; 4],
     stats: QueueStats,
     drops: DropCount,
@@ -216,17 +108,17 @@ impl<S: AsFd> RxRing<S> {
         options.check(page_size)?;
         let fd = socket.as_fd();
         let kind = socket::kind(fd)?;
-        let wants_gro = options.gro && kind.is_udp() && page_size >= GRO_BUFFER;
+        // Without room behind the buffers super-buffers would be cut off.
+        let mut landing = (options.gro && kind.is_udp())
+            .then(|| Landing::map(options.slots))
+            .flatten();
         // A kernel without UDP_GRO coalesces nothing: no reason to refuse.
-        let (gro, coalescing) = match socket::coalesce_packets(fd, wants_gro) {
-            Ok(changed) => (wants_gro, changed),
-            Err(_) => (false, None),
-        };
+        let coalescing = socket::coalesce_packets(fd, landing.is_some()).unwrap_or_else(|_| {
+            landing = None;
+            None
+        });
         let dropped = socket::drops(fd);
-        // Segment sizes come as control messages, and drops come along with
-        // them; without segments it is cheaper to ask for the drops.
-        let counts = gro || dropped.is_none();
-        let counting = if counts {
+        let counting = if dropped.is_none() {
             // Known since 2.6.33. Without it drops are not seen, no more.
             socket::count_drops(fd).unwrap_or(None)
         } else {
@@ -242,22 +134,21 @@ impl<S: AsFd> RxRing<S> {
         } else {
             None
         };
-        let notes = counts || options.timestamps || options.interfaces;
-        let Shape {
-            slots,
-            buffer,
-            copybreak,
-        } = options.shape(gro);
+        let notes =
+            landing.is_some() || dropped.is_none() || options.timestamps || options.interfaces;
+        let slots = options.slots;
         Ok(Self {
             drops: DropCount::from_baseline(dropped.unwrap_or(0)),
             page_size,
-            gro,
-            buffer,
-            copybreak,
+            landing,
+            guess: Guess::default(),
             armed: Vec::with_capacity(slots),
             again: Vec::with_capacity(slots),
-            pending: VecDeque::with_capacity(slots),
             messages: Messages::new(slots, notes, kind),
+            begun: None,
+            next: 0,
+            came: 0,
+            buffered: false,
             changed: [counting, coalescing, stamping, telling],
             stats: QueueStats::default(),
             options,
@@ -283,7 +174,9 @@ impl<S: AsFd> RxRing<S> {
     ///
     /// Nothing there: an empty batch. Packets but no memory: an empty batch that
     /// [`discarded`](RxBatch::discarded) some. A super-buffer with more segments
-    /// than `max` is handed out over several calls.
+    /// than `max` is handed out over several calls, of which the later make no
+    /// system call: [`has_pending`](Self::has_pending) then, though the socket
+    /// may have nothing to read.
     ///
     /// # Errors
     /// `InvalidInput` when `max` is 0 or the cache has pages of another size
@@ -303,7 +196,7 @@ impl<S: AsFd> RxRing<S> {
         if cache.pool().page_size() != self.page_size {
             return Err(invalid("the cache has pages of another size than the ring"));
         }
-        self.deliver_pending(max, batch);
+        self.hand_out(cache, max, batch);
         if batch.is_empty() {
             self.receive(cache, max, batch)?;
         }
@@ -311,59 +204,131 @@ impl<S: AsFd> RxRing<S> {
         Ok(())
     }
 
-    /// One `recvmmsg`.
+    /// One `recvmmsg`. Nothing waits to be handed out.
     fn receive(
         &mut self,
         cache: &mut PageFragCache,
         max: usize,
         batch: &mut RxBatch,
     ) -> io::Result<()> {
-        let fd = self.socket.as_fd();
-        let want = max.min(self.messages.slots());
-        arm(&mut self.armed, cache, want, self.buffer);
-        if self.armed.is_empty() {
-            let read = self.messages.discard(fd, want)?;
-            self.count_discarded(read, batch);
-            return Ok(());
-        }
-        let buffers = self.armed.iter_mut().rev().take(want);
-        let read = self
-            .messages
-            .receive(fd, buffers.map(|buffer| &mut buffer[..]))?;
-        let segments = if self.gro { GRO_SEGMENTS } else { 1 };
-        batch.reserve(max.min(read * segments));
-        for index in 0..read {
-            self.take(cache, index, max, batch);
-        }
-        self.armed.append(&mut self.again);
+        let slots = self.messages.slots();
+        let want = match &self.landing {
+            Some(landing) => self.guess.messages(landing.room(), max, slots),
+            None => max.min(slots),
+        };
+        arm(&mut self.armed, cache, want, self.options.buf_size);
+        self.next = 0;
+        self.came = 0;
+        self.came = self.fill(want)?;
+        let packets = self.look_over();
+        batch.reserve(max.min(packets));
+        self.hand_out(cache, max, batch);
         Ok(())
     }
 
-    /// Hands out message `index`, which lies in the last armed buffer.
-    fn take(&mut self, cache: &mut PageFragCache, index: usize, max: usize, batch: &mut RxBatch) {
-        let Some(buffer) = self.armed.pop() else {
-            return;
+    /// Has the kernel write up to `want` messages, each into a buffer and its
+    /// slot of the landing; without buffers into the landing alone, and without
+    /// that nowhere.
+    fn fill(&mut self, want: usize) -> io::Result<usize> {
+        let fd = self.socket.as_fd();
+        let Self {
+            messages, armed, ..
+        } = self;
+        self.buffered = !armed.is_empty();
+        let buffers = armed
+            .iter_mut()
+            .rev()
+            .take(want)
+            .map(|buffer| &mut buffer[..]);
+        match &mut self.landing {
+            Some(landing) if self.buffered => {
+                let parts = buffers.zip(landing.slots_mut());
+                messages.receive(fd, parts.map(|(buffer, slot)| [buffer, slot]))
+            }
+            Some(landing) => {
+                let slots = landing.slots_mut().take(want);
+                messages.receive(fd, slots.map(|slot| [&mut [], slot]))
+            }
+            None if self.buffered => messages.receive(fd, buffers.map(|buffer| [buffer, &mut []])),
+            None => messages.discard(fd, want),
+        }
+    }
+
+    /// Learns from the messages that came, and returns how many packets they are.
+    fn look_over(&mut self) -> usize {
+        let Some(landing) = &mut self.landing else {
+            return self.came;
         };
-        let wire_len = self.messages.wire_len(index);
+        let before = if self.buffered {
+            self.options.buf_size
+        } else {
+            0
+        };
+        let (mut sum, mut most, mut furthest) = (0, 0, 0);
+        for index in 0..self.came {
+            let wire_len = self.messages.wire_len(index);
+            let pages = landing.pages_for(wire_len.saturating_sub(before));
+            landing.touch(index, pages);
+            furthest = furthest.max(pages);
+            let packets = packets(wire_len, self.messages.notes(index).segment);
+            most = most.max(packets);
+            sum += packets;
+        }
+        if self.came > 0 {
+            self.guess.learn(furthest, most);
+        }
+        sum
+    }
+
+    /// Hands out what has come, the oldest first: nothing overtakes what waits.
+    fn hand_out(&mut self, cache: &mut PageFragCache, max: usize, batch: &mut RxBatch) {
+        while batch.len() < max {
+            let Some(message) = self.begun.take().or_else(|| self.begin_next()) else {
+                break;
+            };
+            if self.buffered && !message.is_joined() {
+                self.hand_out_alone(cache, message, batch);
+            } else {
+                self.hand_out_copies(cache, message, max, batch);
+            }
+        }
+        if !self.has_pending() {
+            self.armed.append(&mut self.again);
+            if let Some(landing) = &mut self.landing {
+                landing.settle();
+            }
+        }
+    }
+
+    fn begin_next(&mut self) -> Option<Message> {
+        if self.next == self.came {
+            return None;
+        }
+        let index = self.next;
+        self.next += 1;
         let notes = self.messages.notes(index);
-        let origin = Origin::new(self.messages.name(index), notes);
         if let Some(drops) = notes.drops {
             self.drops = self.drops.seen(drops);
         }
-        let stored = wire_len.min(buffer.len());
-        let rest = self.store(cache, buffer, stored);
-        let segment = notes.segment.filter(|&bytes| bytes > 0 && bytes < stored);
-        if let Some(segment) = segment {
-            self.count_super_buffer(stored, segment);
+        let origin = Origin::new(self.messages.name(index), notes);
+        let message = Message::new(origin, self.messages.wire_len(index), notes.segment);
+        if message.is_joined() {
+            self.count_super_buffer(&message);
         }
-        // The oldest first: nothing overtakes what waits already.
-        self.pending.push_back(Pending {
-            rest,
-            segment,
-            wire_len,
-            origin,
-        });
-        self.deliver_pending(max, batch);
+        Some(message)
+    }
+
+    /// A packet that came alone, in the last armed buffer.
+    fn hand_out_alone(&mut self, cache: &mut PageFragCache, message: Message, batch: &mut RxBatch) {
+        let Some(buffer) = self.armed.pop() else {
+            return;
+        };
+        let stored = message.wire_len.min(buffer.len());
+        let frag = self.store(cache, buffer, stored);
+        self.push(
+            RxPacket::whole(frag, message.origin, message.wire_len),
+            batch,
+        );
     }
 
     /// The fragment in which the first `len` bytes of `buffer` stay.
@@ -371,7 +336,7 @@ impl<S: AsFd> RxRing<S> {
     /// A small packet for which there is no memory stays in its buffer: that
     /// needs none.
     fn store(&mut self, cache: &mut PageFragCache, mut buffer: FragMut, len: usize) -> FragMut {
-        if len <= self.copybreak
+        if len <= self.options.copybreak
             && let Ok(mut small) = cache.alloc(len.max(1))
         {
             small.truncate(len);
@@ -384,18 +349,52 @@ impl<S: AsFd> RxRing<S> {
         buffer
     }
 
-    /// Hands out what waits, the oldest first.
-    fn deliver_pending(&mut self, max: usize, batch: &mut RxBatch) {
-        while batch.len() < max {
-            let packet = match self.pending.front_mut().and_then(Pending::split) {
-                Some(segment) => segment,
-                None => match self.pending.pop_front() {
-                    Some(oldest) => oldest.into_last(),
-                    None => return,
-                },
+    /// The packets of a message, each in a fragment of its own; what is more than
+    /// `max` waits.
+    fn hand_out_copies(
+        &mut self,
+        cache: &mut PageFragCache,
+        mut message: Message,
+        max: usize,
+        batch: &mut RxBatch,
+    ) {
+        while batch.len() < max
+            && let Some(part) = message.next_part()
+        {
+            let Some(frag) = self.copied(cache, part) else {
+                self.stats.rx_alloc_fail += 1;
+                batch.discard(1);
+                continue;
+            };
+            let origin = message.origin.clone();
+            let packet = if message.is_joined() {
+                RxPacket::segment(frag, origin, part.len)
+            } else {
+                RxPacket::whole(frag, origin, part.len)
             };
             self.push(packet, batch);
         }
+        if message.left() > 0 {
+            self.begun = Some(message);
+        } else if self.buffered {
+            self.again.extend(self.armed.pop());
+        }
+    }
+
+    /// A part of the message that was begun last, as far as a buffer would have
+    /// had room for it. `None` when there is no memory, and nowhere to take it from.
+    fn copied(&mut self, cache: &mut PageFragCache, part: Part) -> Option<FragMut> {
+        let tail = self.landing.as_ref()?.slot(self.next - 1);
+        let head = match self.armed.last() {
+            Some(buffer) if self.buffered => &buffer[..],
+            _ => &[],
+        };
+        let len = part.len.min(self.options.buf_size);
+        let mut frag = cache.alloc(len.max(1)).ok()?;
+        frag.truncate(len);
+        let found = gather(&mut frag, head, tail, part.at);
+        frag.truncate(found);
+        Some(frag)
     }
 
     fn push(&mut self, packet: RxPacket, batch: &mut RxBatch) {
@@ -405,25 +404,11 @@ impl<S: AsFd> RxRing<S> {
         batch.push(packet);
     }
 
-    fn count_super_buffer(&mut self, bytes: usize, segment: usize) {
+    fn count_super_buffer(&mut self, message: &Message) {
         self.stats.rx_hw_gro_packets += 1;
-        self.stats.rx_hw_gro_bytes += bytes as u64;
-        self.stats.rx_hw_gro_wire_packets += bytes.div_ceil(segment) as u64;
-        self.stats.rx_hw_gro_wire_bytes += bytes as u64;
-    }
-
-    /// Counts messages that were read and thrown away, by their packets.
-    fn count_discarded(&mut self, read: usize, batch: &mut RxBatch) {
-        for index in 0..read {
-            let notes = self.messages.notes(index);
-            if let Some(drops) = notes.drops {
-                self.drops = self.drops.seen(drops);
-            }
-            let segment = notes.segment.unwrap_or(usize::MAX).max(1);
-            let packets = self.messages.wire_len(index).div_ceil(segment).max(1) as u64;
-            self.stats.rx_alloc_fail += packets;
-            batch.discard(packets);
-        }
+        self.stats.rx_hw_gro_bytes += message.wire_len as u64;
+        self.stats.rx_hw_gro_wire_packets += message.left() as u64;
+        self.stats.rx_hw_gro_wire_bytes += message.wire_len as u64;
     }
 
     fn count_batch(&mut self, packets: usize) {
@@ -462,14 +447,37 @@ impl<S: AsFd> RxRing<S> {
     /// Are there packets that the next receive hands out without asking the
     /// socket? Then the socket need not be readable.
     pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+        self.begun.is_some() || self.next < self.came
     }
 
-    /// Gives all armed buffers back, in one batch drop. Packets that are waiting
-    /// to be handed out stay. The next receive arms again.
+    /// Packets that have been received and not handed out: of super-buffers with
+    /// more segments than `max`, or of more super-buffers than were expected.
+    /// They come first, and before the socket is asked again.
+    pub fn pending(&self) -> usize {
+        let later = (self.next..self.came).map(|index| {
+            let segment = self.messages.notes(index).segment;
+            packets(self.messages.wire_len(index), segment)
+        });
+        self.begun.as_ref().map_or(0, Message::left) + later.sum::<usize>()
+    }
+
+    /// Gives all armed buffers back, in one batch drop, and the memory behind
+    /// them. Packets that are waiting to be handed out stay. The next receive
+    /// arms again.
     pub fn drain(&mut self) {
         self.look_for_drops();
-        drop_many(self.armed.drain(..));
+        let waiting = if self.buffered {
+            self.came - self.next + usize::from(self.begun.is_some())
+        } else {
+            0
+        };
+        let empty = self.armed.len() - waiting;
+        drop_many(self.again.drain(..).chain(self.armed.drain(..empty)));
+        if !self.has_pending()
+            && let Some(landing) = &mut self.landing
+        {
+            landing.clear();
+        }
     }
 
     /// What was counted, drops of the kernel up to this moment included: one
@@ -488,10 +496,9 @@ impl<S: AsFd> RxRing<S> {
 
     /// Ends receiving, as dropping the ring does, and tells the last counters:
     /// packets that were waiting to be handed out are in `rx_hw_drops`.
-    pub fn close(mut self) -> QueueStats {
+    pub fn close(self) -> QueueStats {
         let mut stats = self.stats();
-        stats.rx_hw_drops += self.pending.iter().map(Pending::packets).sum::<u64>();
-        drop_many(self.pending.drain(..).map(|pending| pending.rest));
+        stats.rx_hw_drops += self.pending() as u64;
         stats
     }
 
@@ -516,12 +523,7 @@ impl<S: AsFd> RxRing<S> {
 
     /// Does the kernel coalesce packets for this ring?
     pub fn gro(&self) -> bool {
-        self.gro
-    }
-
-    /// Bytes of a buffer: `buf_size`, or 64 KiB with GRO.
-    pub fn buf_size(&self) -> usize {
-        self.buffer
+        self.landing.is_some()
     }
 
     /// Buffers that wait for packets now.
@@ -532,6 +534,8 @@ impl<S: AsFd> RxRing<S> {
 
 impl<S: AsFd> Drop for RxRing<S> {
     fn drop(&mut self) {
+        self.begun = None;
+        self.next = self.came;
         self.drain();
         for changed in self.changed.into_iter().flatten() {
             changed.restore(self.socket.as_fd());

@@ -1,8 +1,8 @@
 //! The door to the operating system: the one file of `net` that names libc
 //! (with `send`, its other half, and `notes`, what the kernel says beside the bytes).
 //!
-//! [`Messages`] is what `recvmmsg` reads and writes: for each slot a header, one
-//! buffer, a place for the sender's name and one for control messages. It is
+//! [`Messages`] is what `recvmmsg` reads and writes: for each slot a header, a
+//! buffer in up to two parts, a place for the sender's name and one for control messages. It is
 //! allocated once, filled in before each call, and read back afterwards without
 //! unsafe code. Nothing here waits, but [`wait_readable`] and [`wait_writable`].
 
@@ -351,7 +351,7 @@ pub(super) struct Messages {
     /// 1. The pointers in a header are read by the kernel only, in [`Self::call`],
     ///    and all of the headers passed there were filled in just before.
     headers: Box<[libc::mmsghdr]>,
-    vectors: Box<[libc::iovec]>,
+    vectors: Box<[[libc::iovec; 2]]>,
     names: Box<[LongName]>,
     /// Empty when nothing is to be told beside the bytes.
     controls: Box<[Control]>,
@@ -382,7 +382,7 @@ impl Messages {
         Self {
             rights: notes && kind == Kind::Unix,
             headers: vec![no_message(); slots].into(),
-            vectors: vec![NO_BUFFER; slots].into(),
+            vectors: vec![[NO_BUFFER; 2]; slots].into(),
             names: vec![LongName([0; LONG_NAME_BYTES]); slots].into(),
             controls: vec![Control([0; CONTROL_BYTES]); if notes { slots } else { 0 }].into(),
         }
@@ -393,19 +393,19 @@ impl Messages {
         self.headers.len()
     }
 
-    /// Receives into `buffers`, one message each, without waiting. Returns how
-    /// many came; 0 when there is nothing.
+    /// Receives into `buffers`, one message each: into its first part, and then
+    /// its second. Does not wait. Returns how many came; 0 when there is nothing.
     pub(super) fn receive<'b>(
         &mut self,
         fd: BorrowedFd<'_>,
-        buffers: impl Iterator<Item = &'b mut [u8]>,
+        buffers: impl Iterator<Item = [&'b mut [u8]; 2]>,
     ) -> io::Result<usize> {
         let mut count = 0;
-        for (vector, buffer) in self.vectors.iter_mut().zip(buffers) {
-            *vector = libc::iovec {
-                iov_base: buffer.as_mut_ptr().cast(),
-                iov_len: buffer.len(),
-            };
+        for (vectors, parts) in self.vectors.iter_mut().zip(buffers) {
+            *vectors = parts.map(|part| libc::iovec {
+                iov_base: part.as_mut_ptr().cast(),
+                iov_len: part.len(),
+            });
             count += 1;
         }
         self.call(fd, count)
@@ -414,7 +414,7 @@ impl Messages {
     /// Reads up to `count` messages and throws their bytes away.
     pub(super) fn discard(&mut self, fd: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
         let count = count.min(self.vectors.len());
-        self.vectors[..count].fill(NO_BUFFER);
+        self.vectors[..count].fill([NO_BUFFER; 2]);
         self.call(fd, count)
     }
 
@@ -463,12 +463,13 @@ impl Messages {
     fn fill_in(&mut self, count: usize) {
         let mut controls = self.controls.iter_mut();
         let parts = self.vectors.iter_mut().zip(&mut self.names);
-        for (message, (vector, name)) in self.headers[..count].iter_mut().zip(parts) {
+        for (message, (vectors, name)) in self.headers[..count].iter_mut().zip(parts) {
             let header = &mut message.msg_hdr;
             header.msg_name = name.0.as_mut_ptr().cast();
             header.msg_namelen = LONG_NAME_LEN;
-            header.msg_iov = vector;
-            header.msg_iovlen = 1;
+            // One part is cheaper for the kernel than one and an empty one.
+            header.msg_iovlen = if vectors[1].iov_len == 0 { 1 } else { 2 };
+            header.msg_iov = vectors.as_mut_ptr();
             (header.msg_control, header.msg_controllen) = match controls.next() {
                 Some(control) => (control.0.as_mut_ptr().cast(), CONTROL_BYTES as _),
                 None => (std::ptr::null_mut(), 0),

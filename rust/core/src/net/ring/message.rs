@@ -1,0 +1,140 @@
+//! A message that has come: one packet, or a super-buffer of several.
+
+use crate::net::batch::Origin;
+
+/// A message of which packets are still to be handed out.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) origin: Origin,
+    /// Bytes as they were sent.
+    pub(super) wire_len: usize,
+    /// Bytes of each packet but the last.
+    step: usize,
+    /// Packets that are left, and where the next begins.
+    left: usize,
+    at: usize,
+    joined: bool,
+}
+
+/// Where a packet lies in its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) at: usize,
+    pub(super) len: usize,
+}
+
+impl Message {
+    /// `segment`: what the kernel told of the size of segments, if anything.
+    pub(super) fn new(origin: Origin, wire_len: usize, segment: Option<usize>) -> Self {
+        let (step, left) = steps(wire_len, segment);
+        Self {
+            origin,
+            wire_len,
+            step,
+            left,
+            at: 0,
+            joined: left > 1,
+        }
+    }
+
+    /// Did the kernel coalesce it from several packets?
+    pub(super) fn is_joined(&self) -> bool {
+        self.joined
+    }
+
+    /// Packets that are left.
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// The next packet.
+    pub(super) fn next_part(&mut self) -> Option<Part> {
+        self.left = self.left.checked_sub(1)?;
+        let part = Part {
+            at: self.at,
+            len: self.step.min(self.wire_len - self.at),
+        };
+        self.at += part.len;
+        Some(part)
+    }
+}
+
+/// Packets of a message.
+pub(super) fn packets(wire_len: usize, segment: Option<usize>) -> usize {
+    steps(wire_len, segment).1
+}
+
+/// Bytes of each packet but the last, and how many there are.
+fn steps(wire_len: usize, segment: Option<usize>) -> (usize, usize) {
+    match segment {
+        Some(segment) if segment > 0 && segment < wire_len => (segment, wire_len.div_ceil(segment)),
+        _ => (wire_len, 1),
+    }
+}
+
+/// Copies what lies from `at` on in `head` and then `tail`, as far as there is
+/// something. Returns the bytes copied.
+pub(super) fn gather(into: &mut [u8], head: &[u8], tail: &[u8], at: usize) -> usize {
+    let from_head = head.get(at..).unwrap_or_default();
+    let first = from_head.len().min(into.len());
+    let (low, high) = into.split_at_mut(first);
+    low.copy_from_slice(&from_head[..first]);
+    let from_tail = tail
+        .get((at + first).saturating_sub(head.len())..)
+        .unwrap_or_default();
+    let second = from_tail.len().min(high.len());
+    high[..second].copy_from_slice(&from_tail[..second]);
+    first + second
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::socket::Notes;
+
+    fn message(wire_len: usize, segment: Option<usize>) -> Message {
+        Message::new(Origin::new(&[], Notes::default()), wire_len, segment)
+    }
+
+    fn parts(mut message: Message) -> Vec<(usize, usize)> {
+        std::iter::from_fn(|| message.next_part().map(|part| (part.at, part.len))).collect()
+    }
+
+    #[test]
+    fn a_super_buffer_is_cut_into_its_segments_the_last_may_be_short() {
+        let whole = message(2500, Some(1000));
+        assert!(whole.is_joined() && whole.left() == 3);
+        assert_eq!(parts(whole), [(0, 1000), (1000, 1000), (2000, 500)]);
+        assert_eq!(parts(message(3, Some(1))), [(0, 1), (1, 1), (2, 1)]);
+        assert_eq!(parts(message(2000, Some(1000))).len(), 2);
+    }
+
+    #[test]
+    fn whatever_has_no_second_segment_is_one_packet() {
+        for segment in [None, Some(0), Some(1000), Some(1001), Some(usize::MAX)] {
+            let whole = message(1000, segment);
+            assert!(!whole.is_joined());
+            assert_eq!(parts(whole), [(0, 1000)]);
+            assert_eq!(packets(1000, segment), 1);
+        }
+        assert_eq!(parts(message(0, None)), [(0, 0)], "empty ones are packets");
+        assert_eq!(parts(message(0, Some(9))), [(0, 0)]);
+    }
+
+    #[test]
+    fn bytes_are_gathered_across_the_end_of_the_buffer() {
+        let all: Vec<u8> = (0..100).collect();
+        for cut in [0, 1, 40, 99, 100] {
+            let (head, tail) = all.split_at(cut);
+            for at in 0..=100 {
+                for len in [0, 1, 30, 100] {
+                    let mut into = vec![0xff; len];
+                    let found = gather(&mut into, head, tail, at);
+                    assert_eq!(into[..found], all[at..(at + len).min(100)]);
+                    assert_eq!(found, len.min(100 - at));
+                }
+            }
+        }
+        assert_eq!(gather(&mut [0; 9], &[1], &[2], 3), 0, "behind the end");
+    }
+}
