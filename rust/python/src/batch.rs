@@ -2,72 +2,21 @@
 //! whoever reads the batch as arrays creates none.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::mem::replace;
-use std::net::SocketAddr;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pagefrag::net::{RxBatch, Source};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyMemoryView, PySlice, PyString, PyTuple};
+use pyo3::types::{PyList, PyMemoryView, PySlice, PyTuple};
 
 use crate::batch_arrow::Layout;
 use crate::error::{index as out_of_range, released};
 use crate::loan::Loan;
-use crate::made::{self, Text, guarded};
+use crate::made::{self, Number, Text, guarded};
 use crate::memory::{self, Memory};
-use crate::object::{self, This};
 use crate::packet::Packet;
+use crate::place::{Place, Places};
 use crate::shares::Shares;
-use crate::{arrow, batch_arrow, batch_numpy, fragment};
-
-/// Where a packet's bytes are.
-enum Place {
-    /// Nobody has asked for it yet.
-    Raw(Memory),
-    /// Everybody who asks gets this `Fragment`.
-    Made(Py<PyAny>),
-    /// There was no memory for the object, and the bytes went with it.
-    Lost,
-}
-
-impl Place {
-    /// The `Fragment`; made now if it was not yet, read-only if the batch is.
-    fn made<'py>(&mut self, py: Python<'py>, readonly: bool) -> PyResult<Bound<'py, PyAny>> {
-        if let Self::Made(made) = self {
-            return Ok(made.bind(py).clone());
-        }
-        match replace(self, Self::Lost) {
-            Self::Raw(memory) => {
-                let made = object::make(py, memory, readonly)?;
-                *self = Self::Made(made.clone().unbind());
-                Ok(made)
-            }
-            _ => Err(released("fragment")),
-        }
-    }
-
-    /// The memory for another holder; not of a fragment that was released.
-    fn share(&self, py: Python<'_>) -> PyResult<Memory> {
-        match self {
-            Self::Raw(memory) => Ok(memory.share()),
-            Self::Made(made) => {
-                let this = This::cast(made.bind(py))?;
-                Ok(fragment::enter(this)?.share())
-            }
-            Self::Lost => Err(released("fragment")),
-        }
-    }
-}
-
-/// The packets' memory, as long as the batch has it.
-struct Places {
-    each: Vec<Place>,
-    /// Whether somebody shares all of it and relies on nobody writing: fragments that are made
-    /// from then on are read-only.
-    frozen: bool,
-}
+use crate::{arrow, batch_arrow, batch_numpy, batch_pickle, pickle, sender};
 
 /// The packets of one `RxRing.recv`: a sequence of fragments.
 ///
@@ -138,12 +87,16 @@ impl Batch {
     /// The memory of all packets for another holder, who relies on nobody writing it: one locked
     /// add for each packet. `ValueError` if the batch or one of its fragments was released.
     fn share(&self, py: Python<'_>) -> PyResult<Shares> {
+        self.shared(py).map(Shares::of)
+    }
+
+    fn shared(&self, py: Python<'_>) -> PyResult<Vec<Memory>> {
         let mut places = self.places();
         let places = places.as_mut().ok_or_else(|| released("batch"))?;
         let memory: PyResult<Vec<_>> = places.each.iter().map(|place| place.share(py)).collect();
         let memory = memory?;
         places.frozen = true;
-        Ok(Shares::of(memory))
+        Ok(memory)
     }
 
     /// A memoryview of one number for each packet.
@@ -195,57 +148,6 @@ impl Batch {
                 }),
         );
     }
-}
-
-/// An address as the `socket` module writes it.
-fn address(py: Python<'_>, address: SocketAddr) -> PyResult<Bound<'_, PyAny>> {
-    let host = address.ip().to_string();
-    let tuple = match address {
-        SocketAddr::V4(v4) => (host, v4.port()).into_pyobject(py)?.into_any(),
-        SocketAddr::V6(v6) => (host, v6.port(), u32::from_be(v6.flowinfo()), v6.scope_id())
-            .into_pyobject(py)?
-            .into_any(),
-    };
-    Ok(tuple)
-}
-
-/// The same of a UNIX or a packet socket; `None` from a UNIX socket without a name.
-#[cold]
-fn other_address<'py>(py: Python<'py>, name: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let part = |at: usize, len: usize| name.get(at..at + len);
-    let (Some(&[first, second]), module) = (name.first_chunk::<2>(), py.import("socket")?) else {
-        return Ok(py.None().into_bound(py));
-    };
-    let is_family = |constant| -> PyResult<bool> {
-        let number: u16 = module.getattr(constant)?.extract()?;
-        Ok(u16::from_ne_bytes([first, second]) == number)
-    };
-    if is_family("AF_UNIX")? {
-        let path = &name[2..];
-        if path.first().is_none_or(|first| *first == 0) {
-            return Ok(PyBytes::new(py, path).into_any());
-        }
-        let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
-        return Ok(OsStr::from_bytes(path).into_pyobject(py)?.into_any());
-    }
-    if is_family("AF_PACKET")?
-        && let (Some(&[p0, p1, i0, i1, i2, i3, h0, h1, kind, len]), Some(rest)) = (
-            part(2, 10).and_then(|part| part.first_chunk()),
-            name.get(12..),
-        )
-    {
-        let index = u32::from_ne_bytes([i0, i1, i2, i3]);
-        let interface = module.call_method1("if_indextoname", (index,));
-        // An interface that is gone has no name any more.
-        let interface = interface.unwrap_or_else(|_| PyString::new(py, "").into_any());
-        let hardware = PyBytes::new(py, &rest[..usize::from(len).min(rest.len())]);
-        let (protocol, hardware_type) =
-            (u16::from_be_bytes([p0, p1]), u16::from_ne_bytes([h0, h1]));
-        return Ok((interface, protocol, kind, hardware_type, hardware)
-            .into_pyobject(py)?
-            .into_any());
-    }
-    Ok(py.None().into_bound(py))
 }
 
 #[pymethods]
@@ -341,10 +243,7 @@ impl Batch {
                 found.push(known.clone());
                 continue;
             }
-            let made = match packet.source.to_socket_addr() {
-                Some(source) => guarded(py, || address(py, source))?,
-                None => guarded(py, || other_address(py, packet.name()))?,
-            };
+            let made = guarded(py, || sender::address(py, packet))?;
             known.insert(packet.name(), made.clone());
             found.push(made);
         }
@@ -452,6 +351,71 @@ impl Batch {
         Ok((schema, array))
     }
 
+    /// Bytes of all packets together.
+    ///
+    /// >>> empty_batch.nbytes
+    /// 0
+    #[getter]
+    fn nbytes(&self) -> Number {
+        Number(self.packets.iter().map(|packet| packet.len as usize).sum())
+    }
+
+    /// What a pickle has of it: a table, and a buffer for each of its `runs()`.
+    ///
+    /// From protocol 5 on the buffers travel out of band if the pickler has a `buffer_callback`: no
+    /// packet is copied. The batch that comes out makes read-only fragments over the buffers that the
+    /// unpickler was given, and copies nothing either. As with all who share a batch, its fragments
+    /// are read-only from now on. `ValueError` after release; a pickle of a newer layout is a
+    /// `PagefragError`.
+    ///
+    /// >>> import pickle
+    /// >>> len(pickle.loads(pickle.dumps(empty_batch)))
+    /// 0
+    fn __reduce_ex__<'py>(&self, py: Python<'py>, protocol: i32) -> PyResult<Bound<'py, PyAny>> {
+        let shares = Arc::new(self.share(py)?);
+        let (table, names) = batch_pickle::table(&self.packets, &shares);
+        // SAFETY: that many bytes.
+        let table = unsafe { made::bytes(py, table.as_ptr(), table.len()) }?;
+        let names = names.into_iter().map(|name| {
+            // SAFETY: that many bytes.
+            let name = unsafe { made::bytes(py, name.as_ptr(), name.len()) }?;
+            Ok(name.into_any())
+        });
+        let names = made::list(py, names.collect::<PyResult<_>>()?)?;
+        let runs = shares.runs().iter().map(|run| {
+            // SAFETY: the run is the shares' memory.
+            let loan = unsafe { Loan::new(shares.clone(), run.first, run.len) };
+            pickle::carried(Bound::new(py, loan)?.as_any(), true, protocol)
+        });
+        let runs = made::list(py, runs.collect::<PyResult<_>>()?)?;
+        let restorer = pickle::restorer(py, "_restore_batch")?;
+        let state = (pickle::VERSION, table, names, self.discarded, runs);
+        guarded(py, || Ok((restorer, state).into_pyobject(py)?.into_any()))
+    }
+
+    /// Another batch of the same packets; the memory is shared, and both make read-only fragments.
+    ///
+    /// >>> import copy
+    /// >>> len(copy.copy(empty_batch))
+    /// 0
+    fn __copy__(&self, py: Python<'_>) -> PyResult<Self> {
+        let memory = self.shared(py)?;
+        let each = memory.into_iter().map(Place::Raw).collect();
+        Ok(Self::with(self.packets.clone(), each, true, self.discarded))
+    }
+
+    /// What it takes of memory: itself, its table, and the lines of its packets.
+    ///
+    /// >>> empty_batch.__sizeof__() < 1000
+    /// True
+    fn __sizeof__(&self, py: Python<'_>) -> Number {
+        let places = self.places();
+        let each = places.as_ref().map_or(&[][..], |places| &places.each);
+        let lines: usize = each.iter().map(|place| place.footprint(py)).sum();
+        let table = self.packets.capacity() * size_of::<Packet>() + size_of_val(each);
+        Number(size_of::<Self>() + table + lines)
+    }
+
     /// Gives back every packet that nobody else refers to; again does nothing.
     ///
     /// Fragments that were taken out of the batch stay as they are.
@@ -531,4 +495,17 @@ impl Drop for Batch {
     fn drop(&mut self) {
         self.give_up();
     }
+}
+
+/// A batch out of a pickle: over the buffers as they are.
+#[pyfunction(name = "_restore_batch", signature = (version, *state))]
+pub(crate) fn restore_batch(version: u32, state: &Bound<'_, PyTuple>) -> PyResult<Batch> {
+    // Before anything of the rest, whose shape only the layout tells.
+    pickle::check(version)?;
+    let (found, discarded) = batch_pickle::packets(state)?;
+    let (packets, each) = found
+        .into_iter()
+        .map(|(packet, memory)| (packet, Place::Raw(memory)))
+        .unzip();
+    Ok(Batch::with(packets, each, true, discarded))
 }

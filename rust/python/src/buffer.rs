@@ -38,6 +38,19 @@ impl Lent {
         Ok(Self { view })
     }
 
+    /// A buffer of no bytes that nobody lends.
+    pub(crate) fn nothing() -> Self {
+        // Releasing an empty view does nothing.
+        Self {
+            view: Box::new(ffi::Py_buffer::new()),
+        }
+    }
+
+    /// Whether who lends it wants nobody to write.
+    pub(crate) fn is_readonly(&self) -> bool {
+        self.view.readonly != 0
+    }
+
     fn is_single_bytes(&self) -> bool {
         self.view.ndim == 1 && self.view.itemsize == 1
     }

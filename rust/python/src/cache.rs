@@ -12,7 +12,7 @@ use crate::error::from_core;
 use crate::made::Text;
 use crate::pool::{PagePool, or_default};
 use crate::reservation::Reservation;
-use crate::{args, stats, thread_end};
+use crate::{args, siblings, stats, thread_end};
 
 /// Carves fragments out of the pages of a pool, the default one if none is given.
 ///
@@ -41,10 +41,9 @@ impl PageFragCache {
         granule: Granule,
     ) -> PyResult<Self> {
         let pool = or_default(py, pool)?;
-        Ok(Self {
-            core: LocalCache::new(&pool.get().core, granule),
-            pool,
-        })
+        let core = LocalCache::new(&pool.get().core, granule);
+        siblings::remember(&core);
+        Ok(Self { core, pool })
     }
 }
 

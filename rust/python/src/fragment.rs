@@ -14,12 +14,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyMemoryView, PySlice, PyTuple};
 
 use crate::buffer::Lent;
+use crate::cache::PageFragCache;
 use crate::error::{forget, from_gate};
 use crate::gate::Inside;
 use crate::made::{self, number, text};
 use crate::memory::Memory;
 use crate::object::{This, make};
-use crate::{args, home, object};
+use crate::{args, home, object, pickle, siblings};
 
 type Answer<'py> = PyResult<Bound<'py, PyAny>>;
 
@@ -342,8 +343,22 @@ pub(crate) fn copy<'py>(
     named: Option<&Bound<'py, PyAny>>,
 ) -> Answer<'py> {
     let cache = home::asked_for(args, named)?;
+    copied(this, cache.as_ref(), false)
+}
+
+fn copied<'py>(
+    this: This<'_, 'py>,
+    cache: Option<&Bound<'py, PageFragCache>>,
+    readonly: bool,
+) -> Answer<'py> {
     let inside = enter(this)?;
-    let mut copy = home::alloc(this.py(), cache.as_ref(), inside.len().max(1))?.into_raw();
+    let size = inside.len().max(1);
+    let beside = match (cache, inside.page_frag()) {
+        (None, Some(original)) => siblings::alloc(this.py(), original, size)?,
+        _ => None,
+    };
+    let copy = beside.map_or_else(|| home::alloc(this.py(), cache, size), Ok);
+    let mut copy = copy?.into_raw();
     // SAFETY: both have that many bytes, and the copy is fresh, so they do not overlap.
     unsafe {
         inside
@@ -353,7 +368,28 @@ pub(crate) fn copy<'py>(
     if inside.is_empty() {
         copy.narrow(0, 0);
     }
-    make(this.py(), copy, false)
+    make(this.py(), copy, readonly)
+}
+
+/// What a pickle has of it: version, bytes, whether it is read-only.
+pub(crate) fn reduce<'py>(this: This<'_, 'py>, protocol: &Bound<'py, PyAny>) -> Answer<'py> {
+    let (py, readonly) = (this.py(), this.body.readonly);
+    // Before anything is imported.
+    enter(this)?;
+    let bytes = pickle::carried(&this.object, readonly, protocol.extract()?)?;
+    let restorer = pickle::restorer(py, "_restore_fragment")?;
+    let reduced = (restorer, (pickle::VERSION, bytes, readonly));
+    Ok(reduced.into_pyobject(py)?.into_any())
+}
+
+/// `copy.copy`: another fragment of the same memory.
+pub(crate) fn shallow<'py>(this: This<'_, 'py>) -> Answer<'py> {
+    make(this.py(), enter(this)?.share(), this.body.readonly)
+}
+
+/// `copy.deepcopy`: the same bytes in memory of their own, read-only if this one is.
+pub(crate) fn deep<'py>(this: This<'_, 'py>, _memo: &Bound<'py, PyAny>) -> Answer<'py> {
+    copied(this, None, this.body.readonly)
 }
 
 /// Gives the memory back; again does nothing; `BufferError` while views exist.

@@ -229,6 +229,9 @@ fn methods() -> Vec<ffi::PyMethodDef> {
         none(c"toreadonly", plain!(f::toreadonly), f::doc::TOREADONLY),
         named(c"copy", with_named!(f::copy), f::doc::COPY),
         none(c"release", plain!(f::release), f::doc::RELEASE),
+        one(c"__reduce_ex__", with_one!(f::reduce), f::doc::REDUCE),
+        none(c"__copy__", plain!(f::shallow), f::doc::SHALLOW),
+        one(c"__deepcopy__", with_one!(f::deep), f::doc::DEEP),
         none(c"__enter__", plain!(f::enter_with), f::doc::ENTER),
         named(c"__exit__", with_named!(f::exit_with), f::doc::EXIT),
         // From 3.12 on the interpreter adds it by itself.

@@ -2,10 +2,10 @@
 //!
 //! One file for each class: `pool`, `cache` (with `fastcall` and `reservation`), `fragment` (with
 //! `object` below it and `fragment_type` above), `netdev`, `napi`, `skb`, `ring`, `batch` (with
-//! `packet`, `batch_arrow` and `batch_numpy`), `tx` (with `held` and `destination`). Rules that they
+//! `packet`, `place`, `sender`, `batch_arrow`, `batch_numpy` and `batch_pickle`), `tx` (with `held` and `destination`). Rules that they
 //! share: `args` (what is accepted as a number), `arrow` (Arrow's structures), `error` (how errors
-//! cross), `gate` (who is inside a fragment), `memory` (a fragment's bytes), `shares` and `loan`
-//! (all of a batch's), `buffer` (bytes lent and borrowed), `home` (the default cache), `made`
+//! cross), `gate` (who is inside a fragment), `memory` (a fragment's bytes), `pickle`, `shares` and `loan`
+//! (all of a batch's), `buffer` (bytes lent and borrowed), `home` (the default cache), `siblings` (a pool's), `made`
 //! (numbers, strings and bytes for Python), `stats`, `thread_end`, `vessel` (the objects' own
 //! memory). Calls go down; the house test holds that.
 //!
@@ -17,6 +17,7 @@ mod arrow;
 mod batch;
 mod batch_arrow;
 mod batch_numpy;
+mod batch_pickle;
 mod buffer;
 mod cache;
 mod destination;
@@ -34,12 +35,16 @@ mod napi;
 mod netdev;
 mod object;
 mod packet;
+mod pickle;
+mod place;
 #[cfg(feature = "plain-fragment")]
 mod plain;
 mod pool;
 mod reservation;
 mod ring;
+mod sender;
 mod shares;
+mod siblings;
 mod skb;
 mod stats;
 mod thread_end;
@@ -54,13 +59,15 @@ mod _pagefrag {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::batch::Batch;
+    use crate::batch::{Batch, restore_batch};
     #[pymodule_export]
     use crate::cache::PageFragCache;
     #[pymodule_export]
     use crate::napi::{NapiCache, NapiPoll};
     #[pymodule_export]
     use crate::netdev::{NetdevCache, netdev_alloc_frag, netdev_alloc_skb};
+    #[pymodule_export]
+    use crate::pickle::restore_fragment;
     #[cfg(feature = "plain-fragment")]
     #[pymodule_export]
     use crate::plain::{PlainCache, PlainFragment};

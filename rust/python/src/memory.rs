@@ -42,11 +42,26 @@ impl From<RawFrag> for Memory {
 }
 
 impl Memory {
-    #[allow(dead_code, reason = "used by the pickles, which come next")]
     /// `len` bytes from `start` on of a lent buffer; `None` if it has not so many.
     pub(crate) fn lent(owner: Arc<Lent>, start: usize, len: usize) -> Option<Self> {
         let fits = start.checked_add(len)? <= owner.len();
         fits.then(|| Self::Lent(Box::new(Part { owner, start, len })))
+    }
+
+    /// All bytes of a lent buffer.
+    pub(crate) fn all_of(owner: Arc<Lent>) -> Self {
+        let len = owner.len();
+        let part = Part {
+            owner,
+            start: 0,
+            len,
+        };
+        Self::Lent(Box::new(part))
+    }
+
+    /// No bytes at all, of nobody.
+    pub(crate) fn nothing() -> Self {
+        Self::all_of(Arc::new(Lent::nothing()))
     }
 
     /// The first byte: valid for `len` bytes while this value lives, and for writing unless who
@@ -111,6 +126,14 @@ impl Memory {
         match self {
             Self::Page(raw) => raw.padded_len(),
             Self::Lent(part) => part.owner.len() - part.start,
+        }
+    }
+
+    /// Bytes of memory that this one accounts for: whole lines, and of what is lent what is shown.
+    pub(crate) fn footprint(&self) -> usize {
+        match self {
+            Self::Page(raw) => raw.padded_len(),
+            Self::Lent(part) => part.len,
         }
     }
 

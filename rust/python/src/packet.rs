@@ -3,7 +3,7 @@
 use pagefrag::net::{RxPacket, Source};
 
 /// A packet as it came in; what its fragment becomes later does not change this.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Packet {
     pub(crate) len: u32,
     pub(crate) wire_len: u32,

@@ -66,6 +66,13 @@ struct Chunk {
     with_orphans: AtomicU64,
 }
 
+/// What is zeroed when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Init {
+    pub(crate) on_alloc: bool,
+    pub(crate) on_free: bool,
+}
+
 /// What a pool is made of. See the module.
 #[derive(Debug)]
 pub(crate) struct Depot {
@@ -74,6 +81,8 @@ pub(crate) struct Depot {
     page_shift: u32,
     max_bytes: usize,
     huge: bool,
+    /// For whoever finds the pool by one of its fragments.
+    pub(crate) init: Init,
     chunks: [AtomicPtr<Chunk>; CHUNKS],
     /// Chunks that exist; grows only.
     grown: AtomicUsize,
@@ -95,12 +104,18 @@ unsafe impl Send for Depot {}
 unsafe impl Sync for Depot {}
 
 impl Depot {
-    pub(crate) fn new(page_shift: u32, max_bytes: Option<usize>, huge: bool) -> Arc<Self> {
+    pub(crate) fn new(
+        page_shift: u32,
+        max_bytes: Option<usize>,
+        huge: bool,
+        init: Init,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.as_ptr(),
             page_shift,
             max_bytes: max_bytes.unwrap_or(usize::MAX),
             huge,
+            init,
             chunks: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             grown: AtomicUsize::new(0),
             mapped: AtomicUsize::new(0),
@@ -112,6 +127,16 @@ impl Depot {
             exhausted: Counter::new(),
             out_of_memory: Counter::new(),
         })
+    }
+
+    /// The depot of a page that is out and stays so during the call.
+    pub(crate) fn of(page: Page) -> Arc<Self> {
+        // SAFETY: as in `give`: the page keeps the depot alive, and the depot its slots.
+        let slot = unsafe { &*page.slot().cast::<Slot>() };
+        // SAFETY: the Arc's own pointer, with a positive count: the page's.
+        unsafe { Arc::increment_strong_count(slot.depot) };
+        // SAFETY: the count that was just added is this one's.
+        unsafe { Arc::from_raw(slot.depot) }
     }
 
     pub(crate) fn page_shift(&self) -> u32 {

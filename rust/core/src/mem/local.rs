@@ -204,6 +204,13 @@ impl LocalCache {
         }
     }
 
+    /// A handle that keeps neither cache nor pool.
+    pub fn downgrade(&self) -> WeakLocalCache {
+        WeakLocalCache {
+            handle: Arc::downgrade(&self.handle),
+        }
+    }
+
     /// Runs `f` with the calling thread's cache. Within `f` this handle may be
     /// used again: it then finds another cache, which is drained afterwards.
     pub fn with<R>(&self, f: impl FnOnce(&mut PageFragCache) -> R) -> R {
@@ -224,6 +231,20 @@ impl LocalCache {
     /// The calling thread's cache at this moment.
     pub fn stats(&self) -> CacheStats {
         self.with(|cache| cache.stats())
+    }
+}
+
+/// A [`LocalCache`] that may be gone: see [`LocalCache::downgrade`].
+#[derive(Clone, Debug)]
+pub struct WeakLocalCache {
+    handle: Weak<Handle>,
+}
+
+impl WeakLocalCache {
+    /// The cache, if a handle of it is left.
+    pub fn upgrade(&self) -> Option<LocalCache> {
+        let handle = self.handle.upgrade()?;
+        Some(LocalCache { handle })
     }
 }
 

@@ -20,6 +20,6 @@ mod shelf;
 pub use batch::drop_many;
 pub use cache::{Granule, PageFragCache, Reservation};
 pub use frag::{Frag, FragMut};
-pub use local::{LocalCache, thread_exit};
+pub use local::{LocalCache, WeakLocalCache, thread_exit};
 pub use pool::{HugePages, PagePool, PoolBuilder, os_page_size};
 pub use raw::RawFrag;

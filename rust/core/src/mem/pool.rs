@@ -5,9 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::Error;
 use crate::geometry::{DEFAULT_PAGE, REGION, is_page_size};
-use crate::mem::depot::Depot;
+use crate::mem::depot::{Depot, Init};
 use crate::mem::os;
 use crate::mem::page::{NOBODY, ORPHAN, Role};
+use crate::mem::raw::RawFrag;
 use crate::stats::{AuditError, PoolStats};
 use crate::sync::forked;
 
@@ -42,13 +43,6 @@ pub enum HugePages {
 pub struct PagePool {
     depot: Arc<Depot>,
     init: Init,
-}
-
-/// What is zeroed when.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Init {
-    pub(crate) on_alloc: bool,
-    pub(crate) on_free: bool,
 }
 
 /// Says what a pool shall be like; see [`PagePool::builder`].
@@ -113,7 +107,7 @@ impl PoolBuilder {
         let shift = self.page_size.trailing_zeros();
         let huge = self.huge_pages == HugePages::Auto;
         PagePool {
-            depot: Depot::new(shift, self.max_bytes, huge),
+            depot: Depot::new(shift, self.max_bytes, huge, self.init),
             init: self.init,
         }
     }
@@ -142,6 +136,15 @@ impl PagePool {
     pub fn global() -> &'static PagePool {
         static GLOBAL: OnceLock<PagePool> = OnceLock::new();
         GLOBAL.get_or_init(|| Self::builder().assemble())
+    }
+
+    /// The pool that a fragment came from. One locked add.
+    pub fn of(frag: &RawFrag) -> PagePool {
+        let depot = Depot::of(frag.home());
+        PagePool {
+            init: depot.init,
+            depot,
+        }
     }
 
     pub(crate) fn depot(&self) -> &Arc<Depot> {
@@ -179,6 +182,11 @@ impl PagePool {
     /// Are bytes zeroed when they come back?
     pub fn init_on_free(&self) -> bool {
         self.init.on_free
+    }
+
+    /// A number that is this pool's as long as it lives.
+    pub fn id(&self) -> usize {
+        Arc::as_ptr(&self.depot).addr()
     }
 
     /// Is this the same pool?

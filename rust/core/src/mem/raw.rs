@@ -142,7 +142,7 @@ impl RawFrag {
     }
 
     #[inline]
-    fn home(&self) -> Page {
+    pub(crate) fn home(&self) -> Page {
         // SAFETY: the bytes are alive through this handle, so their page is
         // out of the pool and its region mapped; `ptr` has its provenance.
         unsafe { Page::containing(self.ptr) }

@@ -27,8 +27,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// Copies what the kernel wrote: `name` is cut at [`NAME_BYTES`].
-    pub(super) fn from_name(name: &[u8]) -> Self {
+    /// Copies a `sockaddr` that the kernel wrote, cut at 28 bytes.
+    pub fn from_name(name: &[u8]) -> Self {
         let mut bytes = [0; NAME_BYTES];
         let len = name.len().min(NAME_BYTES);
         bytes[..len].copy_from_slice(&name[..len]);

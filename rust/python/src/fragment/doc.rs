@@ -56,9 +56,10 @@ True
 pub(crate) const COPY: &CStr =
     c"copy($self, /, *, cache=None)\n--\n\nThe same bytes in memory of their own, writable.
 
-The memory is carved from `cache`, or from the calling thread's cache of the default pool. Without
-a `cache`, more than a page of the default pool comes from a pool of 1 MiB pages that is kept for
-such copies, has no limit and is in nobody's `stats`.
+The memory is carved from `cache`; without one, from the newest cache over the fragment's own pool.
+If none is left, or the fragment came out of a pickle, it comes from the default pool, or, above its
+page size, from a pool of 1 MiB pages that is kept for such copies, has no limit and is in nobody's
+`stats`.
 
 >>> frag = PageFragCache().alloc(2)
 >>> frag[:] = b'hi'
@@ -85,6 +86,43 @@ BufferError: 1 view of this fragment still exists, or a call runs
 >>> frag.release()
 >>> frag
 <Fragment released>
+";
+
+pub(crate) const REDUCE: &CStr =
+    c"__reduce_ex__($self, protocol, /)\n--\n\nWhat a pickle has of it.
+
+From protocol 5 on the bytes are a `PickleBuffer`: no copy out of band, one in band. The fragment
+that comes out is over the object that the unpickler got the bytes in, without a copy, and read-only
+if that is; it can do all that others can, but not become part of an `SkBuff`. Pickles carry the
+number of their layout; a newer one than this version knows is a `PagefragError`.
+
+>>> import pickle
+>>> frag = PageFragCache().alloc(4)
+>>> frag[:] = b'ping'
+>>> frames = []
+>>> data = pickle.dumps(frag, 5, buffer_callback=frames.append)
+>>> pickle.loads(data, buffers=frames).tobytes()
+b'ping'
+";
+
+pub(crate) const SHALLOW: &CStr =
+    c"__copy__($self, /)\n--\n\nAnother fragment of the same memory, as `fragment[:]`.
+
+>>> import copy
+>>> frag = PageFragCache().alloc(4)
+>>> copy.copy(frag)[:] = b'ping'
+>>> frag.tobytes()
+b'ping'
+";
+
+pub(crate) const DEEP: &CStr =
+    c"__deepcopy__($self, memo, /)\n--\n\nThe same bytes in memory of their own, read-only if these are.
+
+>>> import copy
+>>> frag = PageFragCache().alloc(4)
+>>> copy.deepcopy(frag)[:] = b'ping'
+>>> frag == b'ping'
+False
 ";
 
 pub(crate) const ENTER: &CStr =
