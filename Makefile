@@ -126,11 +126,29 @@ campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, of
 # Written down only on request: `make bench RECORD=benches/record`.
 RECORD ?=
 export PAGEFRAG_RECORD := $(RECORD)
+# Some rivals take a C++ compiler and make; without these they are left out.
+HAVE := $(shell command -v c++ >/dev/null && command -v cc >/dev/null && command -v make >/dev/null && echo yes)
+RIVALS := $(if $(HAVE),--features rivals)
+BENCH := $(CARGO) bench --locked -p pagefrag-benches $(RIVALS)
 
 .PHONY: bench
-bench: $(MARKS)/module ## every bench of both languages, rivals beside; RECORD=benches/record keeps it
-	$(CARGO) bench --locked -p pagefrag-benches
+bench: $(MARKS)/module ## every bench, rivals beside, 20 minutes; RECORD=benches/record keeps it
+	@$(if $(HAVE),,echo 'left out: what needs a C++ compiler and make to build')
+	$(BENCH)
 	$(BIN)/python benches/python/bench_fragment.py
+
+.PHONY: bench-quick
+bench-quick: $(MARKS)/module ## every bench for a moment: a first impression, never a figure
+	PAGEFRAG_QUICK=1 PAGEFRAG_RECORD= $(BENCH)
+	PAGEFRAG_RECORD= $(BIN)/python benches/python/bench_fragment.py --quick
+
+.PHONY: bench-instructions
+bench-instructions: $(MARKS)/venv ## instructions of each operation by callgrind, and the fast paths' assembly
+	$(BIN)/python benches/python/instructions.py $(ARGS)
+
+.PHONY: bench-docs
+bench-docs: $(MARKS)/venv ## draw docs/benchmarks.md and the README's table from the newest records
+	$(BIN)/python benches/python/draw.py
 
 .PHONY: bench-rings
 bench-rings: $(MARKS)/module ## receive UDP with rings, sockets, asyncio, uvloop and without Python; ARGS=--quick

@@ -1,24 +1,56 @@
 //! The arms of a comparison: everything that hands out a buffer of a size.
+//!
+//! Each stands in the same groups and sees the same requests. An arm that
+//! cannot do a request is left out of that group, not bent to it.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::fmt;
+mod bump;
+mod chunked;
+mod counted;
+#[cfg(dpdk)]
+mod dpdk;
+mod kernel;
+mod ours;
+mod slots;
+mod split;
+
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
-use bytes::BytesMut;
-use mimalloc::MiMalloc;
-use pagefrag::{FragMut, Granule, PageFragCache, PagePool};
-
-use crate::kernel::{KernelCache, KernelFrag};
-use crate::workload::PAGE;
+#[cfg(feature = "rivals")]
+pub use bump::Bump;
+#[cfg(feature = "rivals")]
+pub use chunked::{Boxed, Shared};
+pub use counted::{Counted, Malloc, Mimalloc, Watched};
+#[cfg(feature = "rivals")]
+pub use counted::{Jemalloc, Snmalloc};
+#[cfg(dpdk)]
+pub use dpdk::{Dpdk, pairs_in_c};
+pub use kernel::KernelDrain;
+pub use ours::{Lines, Packed, Together};
+pub use slots::Slots;
+pub use split::Split;
 
 /// Hands out buffers; dropping one gives it back.
-pub trait Arm {
+///
+/// # Safety
+///
+/// `bytes` points at the first of as many bytes as were asked for, which
+/// nobody else reaches while the buffer lives.
+pub unsafe trait Arm: Sized + 'static {
     /// What is handed out. May be dropped on another thread.
-    type Buffer: Send;
+    type Buffer: Send + 'static;
+
+    /// The same arm with its calls to a general allocator counted, where they
+    /// do not go through the global one.
+    type Counting: Arm;
 
     /// What the tables call it.
     const NAME: &'static str;
+
+    /// The most bytes it hands out.
+    const MOST: usize = crate::workload::PAGE;
+
+    /// Can it be asked for an alignment?
+    const ALIGNS: bool = false;
 
     /// Starts it on the calling thread.
     fn start() -> Self;
@@ -26,232 +58,65 @@ pub trait Arm {
     /// A buffer of `size` bytes.
     fn alloc(&mut self, size: usize) -> Self::Buffer;
 
-    /// Writes the first byte of `buffer`.
-    fn touch(buffer: &mut Self::Buffer);
-}
-
-/// Ours: holes are found again in lines of 64 bytes.
-#[derive(Debug)]
-pub struct Lines(PageFragCache);
-
-impl Arm for Lines {
-    type Buffer = FragMut;
-    const NAME: &'static str = "pagefrag";
-
-    fn start() -> Self {
-        Self(PageFragCache::new(&pool()))
-    }
-
+    /// The same at a multiple of 64, where [`Self::ALIGNS`].
     #[inline]
-    fn alloc(&mut self, size: usize) -> FragMut {
-        self.0.alloc(size).expect("the pool has no limit")
+    fn alloc_aligned(&mut self, size: usize) -> Self::Buffer {
+        self.alloc(size)
     }
 
+    /// Where the bytes of `buffer` begin.
+    fn bytes(buffer: &mut Self::Buffer) -> NonNull<u8>;
+
+    /// A buffer of each of `sizes`, at the end of `taken`.
     #[inline]
-    fn touch(buffer: &mut FragMut) {
-        buffer[0] = 1;
-    }
-}
-
-/// Ours, packed to the byte as the kernel does.
-#[derive(Debug)]
-pub struct Packed(PageFragCache);
-
-impl Arm for Packed {
-    type Buffer = FragMut;
-    const NAME: &'static str = "pagefrag, granule 1";
-
-    fn start() -> Self {
-        Self(PageFragCache::with_granule(&pool(), Granule::Byte))
+    fn take_many(&mut self, sizes: &[usize], taken: &mut Vec<Self::Buffer>) {
+        taken.extend(sizes.iter().map(|&size| self.alloc(size)));
     }
 
+    /// Gives all of `taken` back, in order.
     #[inline]
-    fn alloc(&mut self, size: usize) -> FragMut {
-        self.0.alloc(size).expect("the pool has no limit")
+    fn give_many(&mut self, taken: &mut Vec<Self::Buffer>) {
+        taken.clear();
     }
 
+    /// Gives all of `taken` back on a thread that has no arm of its own.
     #[inline]
-    fn touch(buffer: &mut FragMut) {
-        buffer[0] = 1;
+    fn give_elsewhere(taken: &mut Vec<Self::Buffer>) {
+        taken.clear();
     }
 }
 
-fn pool() -> PagePool {
-    PagePool::new(PAGE).expect("a valid page size")
+/// Does something with each arm in turn.
+pub trait Visit {
+    /// Does it with `A`.
+    fn arm<A: Arm>(&mut self);
 }
 
-/// The kernel's scheme: bump in a page with a count, reuse it when wholly dead.
-impl Arm for KernelCache {
-    type Buffer = KernelFrag;
-    const NAME: &'static str = "kernel scheme";
-
-    fn start() -> Self {
-        Self::new()
+/// Shows `visitor` every arm that takes part everywhere.
+pub fn every(visitor: &mut impl Visit) {
+    visitor.arm::<Lines>();
+    visitor.arm::<Packed>();
+    visitor.arm::<crate::kernel::KernelCache>();
+    visitor.arm::<Split>();
+    visitor.arm::<Counted<Mimalloc>>();
+    visitor.arm::<Counted<std::alloc::System>>();
+    #[cfg(feature = "rivals")]
+    {
+        visitor.arm::<Counted<Snmalloc>>();
+        visitor.arm::<Counted<Jemalloc>>();
+        visitor.arm::<Boxed>();
     }
-
-    #[inline]
-    fn alloc(&mut self, size: usize) -> KernelFrag {
-        KernelCache::alloc(self, size)
-    }
-
-    #[inline]
-    fn touch(buffer: &mut KernelFrag) {
-        buffer.touch();
-    }
+    #[cfg(dpdk)]
+    visitor.arm::<Dpdk>();
 }
 
-/// `bytes`: a large `BytesMut`, from which the front is split off.
-#[derive(Debug)]
-pub struct Split(BytesMut);
-
-impl Arm for Split {
-    type Buffer = BytesMut;
-    const NAME: &'static str = "bytes, split from 32 KiB";
-
-    fn start() -> Self {
-        Self(BytesMut::with_capacity(PAGE))
-    }
-
-    #[inline]
-    fn alloc(&mut self, size: usize) -> BytesMut {
-        if self.0.capacity() < size {
-            self.0.reserve(PAGE);
-        }
-        // What was in the buffer may stay there: the other arms do not clear.
-        // SAFETY: the capacity was just checked, and no byte is read before
-        // it is written.
-        unsafe { self.0.set_len(size) };
-        self.0.split_to(size)
-    }
-
-    #[inline]
-    fn touch(buffer: &mut BytesMut) {
-        buffer[0] = 1;
-    }
-}
-
-/// A general allocator with a 16-byte reference count in front of the bytes,
-/// so that its buffers can be shared as ours can.
-pub struct Counted<A: Malloc>(A);
-
-/// An allocator without state that can stand behind [`Counted`].
-pub trait Malloc: GlobalAlloc + Copy + Send + 'static {
-    /// What the tables call it.
-    const NAME: &'static str;
-    /// The allocator.
-    const THE: Self;
-}
-
-impl Malloc for System {
-    const NAME: &'static str = "glibc malloc";
-    const THE: Self = System;
-}
-
-/// mimalloc as a value: the crate's own type is not `Copy`.
-#[derive(Clone, Copy, Debug)]
-pub struct Mimalloc;
-
-// SAFETY: both calls are handed on unchanged to an allocator that keeps the
-// contract.
-unsafe impl GlobalAlloc for Mimalloc {
-    #[inline]
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise, handed on.
-        unsafe { MiMalloc.alloc(layout) }
-    }
-
-    #[inline]
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, handed on.
-        unsafe { MiMalloc.dealloc(ptr, layout) };
-    }
-}
-
-impl Malloc for Mimalloc {
-    const NAME: &'static str = "mimalloc";
-    const THE: Self = Mimalloc;
-}
-
-impl<A: Malloc> fmt::Debug for Counted<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(A::NAME)
-    }
-}
-
-#[repr(C, align(16))]
-struct Header {
-    count: AtomicUsize,
-    size: usize,
-}
-
-/// A buffer of [`Counted`].
-pub struct CountedBuffer<A: Malloc> {
-    header: NonNull<Header>,
-    malloc: A,
-}
-
-impl<A: Malloc> fmt::Debug for CountedBuffer<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple(A::NAME).field(&self.header).finish()
-    }
-}
-
-// SAFETY: the buffer is reached through this handle only, its count is atomic,
-// and both allocators may free on any thread.
-unsafe impl<A: Malloc> Send for CountedBuffer<A> {}
-
-#[inline]
-fn layout_of(size: usize) -> Layout {
-    Layout::from_size_align(size_of::<Header>() + size, align_of::<Header>())
-        .expect("a packet is far below isize::MAX")
-}
-
-impl<A: Malloc> Arm for Counted<A> {
-    type Buffer = CountedBuffer<A>;
-    const NAME: &'static str = A::NAME;
-
-    fn start() -> Self {
-        Self(A::THE)
-    }
-
-    #[inline]
-    fn alloc(&mut self, size: usize) -> CountedBuffer<A> {
-        let layout = layout_of(size);
-        // SAFETY: the layout holds at least the header, so it is not empty.
-        let memory = unsafe { self.0.alloc(layout) };
-        #[expect(clippy::cast_ptr_alignment, reason = "the layout asks for a header's")]
-        let header = NonNull::new(memory.cast::<Header>()).expect("memory");
-        let count = AtomicUsize::new(1);
-        // SAFETY: fresh memory of this layout, aligned for a header.
-        unsafe { header.write(Header { count, size }) };
-        CountedBuffer {
-            header,
-            malloc: self.0,
-        }
-    }
-
-    #[inline]
-    fn touch(buffer: &mut CountedBuffer<A>) {
-        // SAFETY: the bytes begin one header further, in the same allocation.
-        let first = unsafe { buffer.header.add(1) };
-        // SAFETY: `size` is at least one, so the first byte is there.
-        unsafe { first.cast::<u8>().write(1) };
-    }
-}
-
-impl<A: Malloc> Drop for CountedBuffer<A> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: the header lives until the count is zero, and we hold one.
-        let header = unsafe { self.header.as_ref() };
-        let size = header.size;
-        if header.count.fetch_sub(1, Ordering::Release) == 1 {
-            fence(Ordering::Acquire);
-            // SAFETY: allocated with this layout; nobody else holds it.
-            unsafe {
-                self.malloc
-                    .dealloc(self.header.as_ptr().cast(), layout_of(size));
-            };
-        }
+/// Says which rivals this build does not have, and why.
+pub fn tell_who_is_missing() {
+    if cfg!(not(feature = "rivals")) {
+        println!(
+            "left out: snmalloc, jemalloc, multitude, bumpalo, DPDK (feature `rivals` is off)"
+        );
+    } else if cfg!(not(dpdk)) {
+        println!("left out: DPDK (no libdpdk for pkg-config, as in libdpdk-dev)");
     }
 }

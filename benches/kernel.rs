@@ -7,6 +7,7 @@
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -201,6 +202,19 @@ fn release(page: NonNull<Page>, references: usize) {
     }
 }
 
+/// Gives all of `frags` back, neighbours of one page in one subtraction: the
+/// kernel's `__page_frag_cache_drain`.
+pub fn drain(frags: &mut Vec<KernelFrag>) {
+    let mut frags = frags.drain(..).map(ManuallyDrop::new).peekable();
+    while let Some(first) = frags.next() {
+        let mut references = 1;
+        while frags.next_if(|next| next.page == first.page).is_some() {
+            references += 1;
+        }
+        release(first.page, references);
+    }
+}
+
 /// A fragment in the kernel's scheme.
 pub struct KernelFrag {
     bytes: NonNull<u8>,
@@ -218,12 +232,34 @@ impl fmt::Debug for KernelFrag {
 unsafe impl Send for KernelFrag {}
 
 impl KernelFrag {
+    /// Where its bytes begin.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> NonNull<u8> {
+        self.bytes
+    }
+
     /// Writes the first byte.
     #[inline]
     pub fn touch(&mut self) {
         // SAFETY: a fragment has at least one byte, and this handle alone
         // reaches it.
         unsafe { self.bytes.write(1) };
+    }
+}
+
+impl Clone for KernelFrag {
+    /// One more reference of the page, as `get_page` does.
+    #[inline]
+    fn clone(&self) -> Self {
+        // SAFETY: this fragment holds a reference, so the page is there.
+        let body = unsafe { self.page.as_ref() };
+        // Relaxed: who clones holds one already.
+        body.count.fetch_add(1, Ordering::Relaxed);
+        Self {
+            bytes: self.bytes,
+            page: self.page,
+        }
     }
 }
 

@@ -5,8 +5,13 @@
 //! table with a fixed seed.
 
 pub mod arms;
+pub mod heap;
 pub mod kernel;
+pub mod look;
 pub mod machine;
+pub mod probes;
 pub mod record;
 pub mod spsc;
+pub mod stand;
+pub mod touch;
 pub mod workload;

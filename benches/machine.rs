@@ -9,16 +9,18 @@ use serde::{Deserialize, Serialize};
 pub struct Machine {
     /// The model, as the kernel tells it.
     pub cpu: String,
-    /// How many this process may use.
+    /// How many are online, whatever this process is bound to.
     pub cores: usize,
 }
 
 /// This machine.
 #[must_use]
 pub fn machine() -> Machine {
+    let told = read("/proc/cpuinfo");
+    let is_one = |line: &&str| line.starts_with("processor");
     Machine {
-        cpu: field(&read("/proc/cpuinfo"), "model name"),
-        cores: std::thread::available_parallelism().map_or(0, usize::from),
+        cpu: field(&told, "model name"),
+        cores: told.lines().filter(is_one).count(),
     }
 }
 

@@ -84,6 +84,15 @@ pub enum Figure {
     Measure(f64),
 }
 
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Count(count) => count.fmt(f),
+            Self::Measure(measure) => measure.fmt(f),
+        }
+    }
+}
+
 impl From<u64> for Figure {
     fn from(count: u64) -> Self {
         Self::Count(count)

@@ -1,13 +1,25 @@
 //! The requests: which sizes, in which order, and how long each one lives.
 
-/// Sizes of the pair bench (R1), in bytes.
-pub const PAIR_SIZES: [usize; 4] = [64, 256, 1500, 2048];
+/// Sizes of the pair bench (R1), in bytes, and a jumbo frame.
+pub const PAIR_SIZES: [usize; 5] = [64, 256, 1500, 2048, 9000];
+
+/// Live buffers of the first-in-first-out bench (R3).
+pub const WINDOWS: [usize; 3] = [32, 256, 4096];
+
+/// Packets of a poll: the kernel's budget.
+pub const POLL: usize = 64;
+
+/// The simple Internet mix: bytes, and how many in twelve.
+pub const IMIX: [(usize, usize); 3] = [(64, 7), (576, 4), (1500, 1)];
 
 /// Sizes of the hand-off bench (R4), in bytes: the kernel's own test.
 pub const HANDOFF_SIZES: [usize; 4] = [12, 75, 1500, 2048];
 
 /// Slots of the ring of the hand-off bench.
 pub const HANDOFF_SLOTS: usize = 512;
+
+/// Bytes of a cache line, which every machine here has.
+pub const LINE: usize = 64;
 
 /// Bytes of a page in every arm that has pages.
 pub const PAGE: usize = 32 * 1024;
@@ -72,6 +84,36 @@ impl Mix {
     }
 }
 
+/// `count` sizes of [`IMIX`] in a fixed random order, each as often as its
+/// share says.
+#[must_use]
+pub fn imix(count: usize) -> Vec<usize> {
+    let mut dice = Dice::new(0x1317);
+    let all: usize = IMIX.iter().map(|&(_, share)| share).sum();
+    let one = |_| {
+        let mut left = dice.below(all);
+        let mut sizes = IMIX.iter();
+        let fits = |&&(_, share): &&(usize, usize)| {
+            let here = left < share;
+            left = left.saturating_sub(share);
+            here
+        };
+        sizes.find(fits).map_or(0, |&(size, _)| size)
+    };
+    (0..count).map(one).collect()
+}
+
+/// The numbers below `count` in a fixed random order.
+#[must_use]
+pub fn shuffled(count: usize) -> Vec<usize> {
+    let mut dice = Dice::new(0x0DE6);
+    let mut order: Vec<_> = (0..count).collect();
+    for last in (1..count).rev() {
+        order.swap(last, dice.below(last + 1));
+    }
+    order
+}
+
 /// Numbers with a fixed seed (`SplitMix64`).
 #[derive(Debug)]
 pub struct Dice {
@@ -101,7 +143,20 @@ impl Dice {
 
 #[cfg(test)]
 mod tests {
-    use super::{MIXES, Spread};
+    use super::{MIXES, Spread, imix, shuffled};
+
+    #[test]
+    fn the_internet_mix_keeps_its_shares_and_an_order_each_number() {
+        let sizes = imix(12_000);
+        for (size, share) in super::IMIX {
+            let found = sizes.iter().filter(|&&each| each == size).count();
+            assert!(found.abs_diff(share * 1000) < 300, "{found} of {size}");
+        }
+        let mut order = shuffled(64);
+        assert_ne!(order[..8], [0, 1, 2, 3, 4, 5, 6, 7]);
+        order.sort_unstable();
+        assert!(order.into_iter().eq(0..64));
+    }
 
     #[test]
     fn a_mix_is_the_same_each_time_and_as_dense_as_it_says() {

@@ -1,52 +1,114 @@
 """What does a fragment cost in Python, against the cheapest objects Python has? (R8)
 
-``python benches/python/bench_fragment.py`` prints medians over many short loops, pinned to
-one processor, each arm in turn so that a busy moment hits them all.
+``python benches/python/bench_fragment.py`` measures with pyperf: several processes for each arm,
+bound to one processor, medians. ``--quick`` takes one process and a moment.
+
+Taking and dropping is compared for 64 to 65,536 bytes: ``cache.alloc``, ``alloc_many`` (for each
+of 64), ``object()``, ``bytearray``, ``bytes``, ``numpy.empty`` and a slice of one ``memoryview``.
+Then what is done with one: slices, views, release.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import statistics
-from timeit import Timer
+import sys
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pyperf
+
 import pagefrag
+import record
 
-LOOPS = 5_000
-REPEATS = 400
+SIZES = (64, 2048, 8192, 65536)
+MANY = 64
 
-ARMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "cache.alloc(2048)": ("take(2048)", {"take": pagefrag.PageFragCache().alloc}),
-    "object()": ("take()", {"take": object}),
-    "bytearray(2048)": ("take(2048)", {"take": bytearray}),
-    "bytes(2048)": ("take(2048)", {"take": bytes}),
-}
-"""Each takes one thing and drops it at once; the callable is looked up in the same way."""
+# 65,536 bytes do not fit in a page of the usual size; a rounder one is fair to all others.
+POOL = pagefrag.PagePool(page_size=1 << 18)
+LARGE = memoryview(bytearray(1 << 17))
 
 
-def measure() -> dict[str, float]:
-    """Return nanoseconds per take and drop of each arm."""
-    timers = {name: Timer(text, globals=words) for name, (text, words) in ARMS.items()}
-    times: dict[str, list[float]] = {name: [] for name in ARMS}
-    for _ in range(REPEATS):
-        for name, timer in timers.items():
-            times[name].append(timer.timeit(LOOPS) / LOOPS * 1e9)
-    return {name: statistics.median(found) for name, found in times.items()}
+@dataclass(frozen=True)
+class Arm:
+    """One statement and the names in it; *each* is how many things it takes."""
+
+    group: str
+    name: str
+    parameter: str
+    statement: str
+    words: dict[str, Any] = field(default_factory=dict)
+    each: int = 1
+
+
+def taking(size: int) -> list[Arm]:
+    """Return the arms that take *size* bytes and drop them at once."""
+    cache = pagefrag.PageFragCache(POOL if size > 32768 else pagefrag.PagePool())
+    found = {
+        "cache.alloc": (f"take({size})", {"take": cache.alloc}),
+        "object()": ("take()", {"take": object}),
+        "bytearray": (f"take({size})", {"take": bytearray}),
+        "bytes": (f"take({size})", {"take": bytes}),
+        "numpy.empty": (f"take({size}, kind)", {"take": np.empty, "kind": np.uint8}),
+        "slice of a memoryview": (f"view[:{size}]", {"view": LARGE}),
+    }
+    arms = [
+        Arm("take and drop", name, str(size), statement, words)
+        for name, (statement, words) in found.items()
+    ]
+    many = {"take": cache.alloc_many}
+    statement = f"take({MANY}, {size})"
+    return [*arms, Arm("take and drop", f"alloc_many({MANY})", str(size), statement, many, MANY)]
+
+
+def using() -> list[Arm]:
+    """Return the arms that do something with a fragment of 2,048 bytes, rivals beside."""
+    cache = pagefrag.PageFragCache()
+    ours = cache.alloc(2048)
+    subjects: dict[str, Any] = {
+        "pagefrag": ours,
+        "memoryview": memoryview(bytearray(2048)),
+        "bytes": bytes(2048),
+        "bytearray": bytearray(2048),
+        "numpy": np.empty(2048, np.uint8),
+    }
+    arms = [
+        Arm(group, name, "2048", statement, {"it": it})
+        for group, statement in (
+            ("slice [4:20]", "it[4:20]"),
+            ("memoryview of it", "memoryview(it)"),
+            ("copy to bytes", "bytes(it)"),
+        )
+        for name, it in subjects.items()
+    ]
+    alloc = {"take": cache.alloc}
+    return [
+        *arms,
+        Arm("release", "alloc and drop", "2048", "take(2048)", alloc),
+        Arm("release", "alloc and release()", "2048", "take(2048).release()", alloc),
+    ]
 
 
 def main() -> None:
-    """Measure and print the table."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    print(
-        f"Python {platform.python_version()}, {platform.machine()}, pagefrag {pagefrag.__version__}"
+    """Measure all arms, print them, keep them."""
+    quick = "--quick" in sys.argv
+    if quick:
+        sys.argv.remove("--quick")
+    runner = pyperf.Runner(
+        processes=1 if quick else 2, values=5, warmups=1, min_time=0.005 if quick else 0.01
     )
-    found = measure()
-    ours = found["cache.alloc(2048)"]
-    for name, nanoseconds in found.items():
-        print(f"{name:<20} {nanoseconds:7.1f} ns   alloc costs {ours / nanoseconds:5.2f} of it")
+    runner.argparser.set_defaults(affinity="0", quiet=True)
+    rows = []
+    for arm in [arm for size in SIZES for arm in taking(size)] + using():
+        name = f"{arm.group}, {arm.parameter}: {arm.name}"
+        found = runner.timeit(
+            name, arm.statement, globals=arm.words, inner_loops=arm.each if arm.each > 1 else None
+        )
+        if found is not None and not runner.args.worker:
+            nanoseconds = found.median() * 1e9
+            print(f"{name:<48} {nanoseconds:9.1f} ns")
+            rows.append(record.row(arm.group, arm.name, arm.parameter, ns=nanoseconds))
+    if rows:
+        record.keep("fragment", rows)
 
 
 if __name__ == "__main__":

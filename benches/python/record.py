@@ -89,7 +89,7 @@ def of(bench: str, rows: list[Row]) -> Record:
         changed=bool(changes),
         date=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         command=" ".join(command),
-        machine={"cpu": _cpu(), "cores": len(os.sched_getaffinity(0))},
+        machine={"cpu": _cpu(), "cores": os.cpu_count()},
         kernel=platform.release(),
         rustc=_said("rustc", "--version"),
         cpython=platform.python_version(),
