@@ -199,6 +199,8 @@ class Bench:
         for result in found:
             self._row("saturated", result.arm.name, str(packets), result.figures)
             print(_saturated_line(result, base))
+        if any(result.disturbed for result in found):
+            print("  (disturbed: others ran on the receiver's processor)")
         _promises({result.arm.name: result.rate for result in found}, packets)
 
     def _drain(self, arms: Sequence[Arm], packets: Packets) -> None:

@@ -22,6 +22,9 @@ FILL = 24_000
 """Packets that fill any socket: more than its buffer holds, also when they are joined."""
 
 WARM_UP = 0.05
+UNDISTURBED = 0.9
+"""Share of its processor that a receiver gets who is alone on it and never waits."""
+
 TRIAL = 300
 """Packets whose every byte is looked at before an arm takes part."""
 
@@ -39,6 +42,13 @@ class Saturated:
     costs: list[float] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+    @property
+    def disturbed(self) -> bool:
+        """Tell whether the receiver had to do without its processor although packets waited."""
+        share, dropped = statistics.median(self.shares), statistics.median(self.dropped)
+        return share < UNDISTURBED and dropped > 0
 
     @property
     def rate(self) -> float:
@@ -60,6 +70,7 @@ class Saturated:
             "processor_ns": round(self.cost, 1),
             "sent_per_second": round(statistics.median(self.sent)),
             "drops": round(statistics.median(self.dropped)),
+            "processor_share": round(statistics.median(self.shares), 3),
         }
 
 
@@ -132,6 +143,7 @@ def saturate(
                 result.costs.append(tally.busy / tally.packets * 1e9)
                 result.sent.append(flood.rate)
                 result.dropped.append(dropped)
+                result.shares.append(tally.busy / tally.seconds)
     return found
 
 
