@@ -111,6 +111,12 @@ stress: $(MARKS)/venv ## every byte compared: two threads, thread lives, 32 thre
 	$(NOTED) "make stress (ring)" -- $(STRESS) ring 2_000_000_000 $(SECONDS_A_STORY)
 	$(NOTED) "make stress (lives)" -- $(STRESS) lives 1_000_000 $(SECONDS_A_STORY)
 	$(NOTED) "make stress (exchange)" -- $(STRESS) exchange 1_000_000_000 $(SECONDS_A_STORY)
+	$(NOTED) "make stress (stale)" -- $(STRESS) stale 10_000_000 $(SECONDS_A_STORY)
+
+.PHONY: forks
+FORKS ?= 10000
+forks: $(MARKS)/module ## fork while eight threads are busy, FORKS=10000 times
+	$(NOTED) "make forks FORKS=$(FORKS)" -- $(BIN)/python tests/campaigns/forks.py $(FORKS)
 
 .PHONY: fuzz
 SEED ?= 1000000

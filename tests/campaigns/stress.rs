@@ -1,4 +1,4 @@
-//! Stress, with every byte checked: `stress ring|lives|exchange [AMOUNT] [SECONDS]`.
+//! Stress, with every byte checked: `stress ring|lives|exchange|stale [AMOUNT] [SECONDS]`.
 //!
 //! Each fragment is filled from end to end with a pattern of its own when it
 //! is taken and compared from end to end when it is given back. Two fragments
@@ -10,6 +10,7 @@
 //! |----------|---------------------------------------------------------|-----------------|
 //! | ring     | one thread takes, another gives back, 512 in between    | allocations     |
 //! | lives    | threads end and what they took lives on                 | threads         |
+//! | stale    | a pool that wipes never shows what was written before    | allocations     |
 //! | exchange | 32 threads swap fragments through a table, and end often | allocations     |
 //!
 //! The last line is what a ledger keeps.
@@ -27,6 +28,8 @@ mod lives;
 mod parcel;
 #[path = "stress/ring.rs"]
 mod ring;
+#[path = "stress/stale.rs"]
+mod stale;
 
 /// How much is asked for: an amount, or as much of it as fits a time.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +73,7 @@ fn tell(story: &str, amount: u64, seconds: u64) -> Result<bool, String> {
         "ring" => ring::run(&pool, budget),
         "lives" => lives::run(&pool, budget),
         "exchange" => exchange::run(&pool, budget),
+        "stale" => stale::run(budget)?,
         other => return Err(format!("there is no story called {other:?}")),
     };
     let lost = pages_lost(&pool)?;
@@ -121,7 +125,7 @@ mod tests {
 
     #[test]
     fn every_story_ends_with_nothing_damaged_and_nothing_lost() {
-        for story in ["ring", "lives", "exchange"] {
+        for story in ["ring", "lives", "exchange", "stale"] {
             assert_eq!(tell(story, 2_000, 60), Ok(true), "{story}");
         }
     }
