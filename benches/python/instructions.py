@@ -79,30 +79,41 @@ def count(program: Path, workload: str, probe: str) -> float:
 
 
 def assembly(program: Path, function: str) -> list[str]:
-    """Return the instructions of *function*, without what changes from link to link."""
-    command = ["objdump", "--disassemble=" + function, "-C", "--no-show-raw-insn", "-M", "intel"]
+    """Return the instructions of *function*, without what changes from link to link.
+
+    A function that only jumps to another is that other.
+    """
+    lines = disassembled(program, function)
+    if len(lines) == 1 and (target := re.fullmatch(r"jmp\s+[0-9a-f]+ <(.+)>", lines[0])):
+        lines = disassembled(program, target[1])
+    command = ["c++filt"]
+    plain = subprocess.run(
+        command, input="\n".join(lines), check=True, capture_output=True, text=True
+    )
+    return [normal(line) for line in plain.stdout.splitlines()]
+
+
+def disassembled(program: Path, symbol: str) -> list[str]:
+    """Return the instructions of *symbol* as objdump tells them."""
+    command = ["objdump", f"--disassemble={symbol}", "--no-show-raw-insn", "-M", "intel"]
     done = subprocess.run([*command, str(program)], check=True, capture_output=True, text=True)
-    lines = [
-        found[1].rstrip()
-        for line in done.stdout.splitlines()
-        if (found := re.match(r"\s*[0-9a-f]+:\t(.*)", line))
-    ]
-    return [normal(line, function) for line in lines]
+    found = (re.match(r"\s*[0-9a-f]+:\t(.*)", line) for line in done.stdout.splitlines())
+    return [line[1].rstrip() for line in found if line]
 
 
-def normal(line: str, function: str) -> str:
-    """Return *line* with names for addresses: a place in *function*, a callee, or data.
+def normal(line: str) -> str:
+    """Return *line* with names for addresses: a place in the function, a callee, or data.
 
-    >>> normal("jne    4010a0 <probe_alloc+0x30>", "probe_alloc")
+    >>> normal("jne    4010a0 <probe_alloc+0x30>")
     'jne +0x30'
-    >>> normal("call   5000 <pagefrag::mem::cache::refill::make_room>", "probe_alloc")
+    >>> normal("call   5000 <pagefrag::mem::cache::refill::make_room>")
     'call pagefrag::mem::cache::refill::make_room'
-    >>> normal("lea    rdi,[rip+0x5f3]        # 60a8 <anon.7f+0x8>", "probe_alloc")
+    >>> normal("lea    rdi,[rip+0x5f3]        # 60a8 <anon.7f+0x8>")
     'lea rdi,[rip+data]'
     """
     line = re.sub(r"\[rip\+0x[0-9a-f]+\]\s*#.*", "[rip+data]", line)
-    line = re.sub(rf"[0-9a-f]+ <{function}(\+0x[0-9a-f]+)?>", r"\1", line)
-    line = re.sub(r"[0-9a-f]+ <(.*?)(::h[0-9a-f]{16})?(\+0x[0-9a-f]+)?>$", r"\1", line)
+    line = re.sub(r"^(j\w+\s+)[0-9a-f]+ <.*(\+0x[0-9a-f]+)>$", r"\1\2", line)
+    line = re.sub(r"[0-9a-f]+ <(.*?)(::h[0-9a-f]{16})?>$", r"\1", line)
     line = re.sub(r"fs:0x[0-9a-f]{6,}", "fs:local", line)
     return re.sub(r"\s+", " ", line)
 
@@ -164,7 +175,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bless", action="store_true", help="keep the assembly as it is now")
     bless = parser.parse_args().bless
-    for tool in ("valgrind", "objdump"):
+    for tool in ("valgrind", "objdump", "c++filt"):
         if shutil.which(tool) is None:
             print(f"{tool} is not installed: instructions are not counted")
             return 0
