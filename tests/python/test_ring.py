@@ -379,6 +379,27 @@ def test_gro_is_on_whatever_the_pages_if_the_kernel_can(sock: socket.socket) -> 
         assert ring.gro is False
 
 
+def test_a_ring_that_closes_leaves_the_other_its_joined_packets(
+    sock: socket.socket, sender: socket.socket
+) -> None:
+    with RxRing(sock, timestamps=True) as ring:
+        if not ring.gro:
+            pytest.skip("this kernel has no UDP_GRO")
+        other = RxRing(sock, gro=False)
+        assert other.gro is True
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
+        sender.send(bytes(3500))
+        other.close()
+        sender.send(bytes(3500))
+        lengths: list[int] = []
+        while len(lengths) < 8:
+            batch = ring.recv(timeout=LONG)
+            lengths += batch.lengths
+            assert all(batch.timestamps)
+    assert lengths == [1000, 1000, 1000, 500] * 2
+    assert sock.getsockopt(socket.IPPROTO_UDP, UDP_GRO) == 0
+
+
 def test_what_waits_is_told_and_comes_first(sock: socket.socket, sender: socket.socket) -> None:
     with RxRing(sock) as ring:
         if not ring.gro:

@@ -182,6 +182,85 @@ fn the_socket_gets_its_options_back() {
     assert_eq!(options(), [0, 0]);
 }
 
+#[test]
+fn rings_that_share_a_socket_keep_what_the_other_needs_whoever_goes_first() {
+    if default_bench().is_none() {
+        return;
+    }
+    let socket = UdpSocket::bind(V4).unwrap();
+    let address = socket.local_addr().unwrap();
+    let pool = PagePool::new(32 * 1024).unwrap();
+    let mut cache = PageFragCache::new(&pool);
+    let sender = UdpSocket::bind(V4).unwrap();
+    set_option(&sender, libc::SOL_UDP, libc::UDP_SEGMENT, 1000);
+    let state = || {
+        [
+            option(&socket, libc::SOL_UDP, libc::UDP_GRO),
+            option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
+            option(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO),
+        ]
+    };
+    let other = socket.try_clone().unwrap();
+    for first_stays in [true, false] {
+        for (gro, other_gro) in [(true, true), (true, false), (false, true), (false, false)] {
+            let options = |gro, noted| RxOptions {
+                gro,
+                timestamps: noted,
+                interfaces: true,
+                ..RxOptions::default()
+            };
+            let first = RxRing::new(&socket, &pool, options(gro, first_stays)).unwrap();
+            let second = RxRing::new(&other, &pool, options(other_gro, !first_stays)).unwrap();
+            assert_eq!([first.gro(), second.gro()], [gro; 2], "the first decides");
+            // What is queued when one goes is still cut right by the other.
+            sender.send_to(&[7; 3500], address).unwrap();
+            let (mut stays, goes) = if first_stays {
+                (first, second)
+            } else {
+                (second, first)
+            };
+            drop(goes);
+            assert_eq!(state(), [i32::from(gro), 1, 1]);
+            sender.send_to(&[7; 3500], address).unwrap();
+            let mut packets = Vec::new();
+            while packets.len() < 8 {
+                packets.extend(stays.recv(&mut cache, 64).unwrap());
+            }
+            for (index, packet) in packets.iter().enumerate() {
+                let len = if index % 4 == 3 { 500 } else { 1000 };
+                assert_eq!((packet.frag.len(), packet.wire_len()), (len, len));
+                assert!(packet.timestamp().is_some() && packet.interface().is_some());
+            }
+            drop(stays);
+            assert_eq!(state(), [0; 3]);
+        }
+    }
+}
+
+#[test]
+fn what_was_on_before_the_first_ring_is_on_after_the_last() {
+    let socket = UdpSocket::bind(V4).unwrap();
+    let pool = PagePool::new(32 * 1024).unwrap();
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMP, 1);
+    set_option(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1);
+    let options = RxOptions {
+        timestamps: true,
+        interfaces: true,
+        ..RxOptions::default()
+    };
+    let state = || {
+        [libc::SO_TIMESTAMP, libc::SO_TIMESTAMPNS]
+            .map(|name| option(&socket, libc::SOL_SOCKET, name))
+    };
+    let first = RxRing::new(&socket, &pool, options).unwrap();
+    let second = RxRing::new(&socket, &pool, options).unwrap();
+    drop(first);
+    assert_eq!(state(), [0, 1]);
+    drop(second);
+    assert_eq!(state(), [1, 0]);
+    assert_eq!(option(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO), 1);
+}
+
 /// Takes all memory of the cache's pool, in pieces down to `least` bytes.
 fn hoard(cache: &mut PageFragCache, least: usize) -> Vec<FragMut> {
     let mut hoard = Vec::new();

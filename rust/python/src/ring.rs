@@ -115,6 +115,11 @@ impl State {
 /// A pool at its limit is no error: what cannot be kept is read, thrown away and counted in
 /// `stats().rx_alloc_fail`.
 ///
+/// Rings may share a socket. The first of them decides whether datagrams are joined (`gro` tells),
+/// and what a ring has asked of the socket stays as long as one of them needs it. Joined datagrams
+/// that are left in the socket when the last ring closes are read from it as one each: receive until
+/// there is nothing before going on without a ring.
+///
 /// In a forked child the ring goes on over the same socket, unless another thread was receiving
 /// with it in the very moment of the fork: then it is closed there.
 ///

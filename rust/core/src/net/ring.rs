@@ -27,13 +27,13 @@ mod message;
 mod options;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::mem::{FragMut, PageFragCache, PagePool, drop_many};
 use crate::net::batch::{Origin, RxBatch, RxPacket};
 use crate::net::queue::{DropCount, QueueStats};
-use crate::net::socket::{self, Changed, Messages, Readiness};
+use crate::net::socket::{self, Kind, Messages, Needs, Readiness};
 use guess::Guess;
 use landing::Landing;
 use message::{Message, Part, gather, packets};
@@ -44,7 +44,12 @@ pub use options::RxOptions;
 /// A receive ring over a datagram socket: UDP, UNIX, or a packet socket.
 ///
 /// `S` is who owns the socket: a `UdpSocket`, a reference to one, an `OwnedFd`.
-/// Options that the ring sets on the socket are put back when it is dropped.
+/// Options that the ring sets on the socket are put back when it is dropped, or
+/// with the last ring of this process that needs them: rings may share a socket.
+/// Whether packets are coalesced is decided by the first of them ([`gro`](Self::gro)).
+///
+/// Super-buffers that are left in the socket when coalescing ends are read from it
+/// as one packet each: receive until there is nothing before going on without a ring.
 ///
 /// # Examples
 /// ```
@@ -88,9 +93,11 @@ pub struct RxRing<S: AsFd> {
     begun: Option<Message>,
     next: usize,
     came: usize,
+    /// Whether fewer came than were asked for: the socket had no more.
+    emptied: bool,
     /// Whether these have buffers; without, they lie in the landing alone.
     buffered: bool,
-    changed: [Option<Changed>; 4],
+    needs: Needs,
     stats: QueueStats,
     drops: DropCount,
 }
@@ -108,32 +115,14 @@ impl<S: AsFd> RxRing<S> {
         options.check(page_size)?;
         let fd = socket.as_fd();
         let kind = socket::kind(fd)?;
-        // Without room behind the buffers super-buffers would be cut off.
-        let mut landing = (options.gro && kind.is_udp())
-            .then(|| Landing::map(options.slots))
-            .flatten();
-        // A kernel without UDP_GRO coalesces nothing: no reason to refuse.
-        let coalescing = socket::coalesce_packets(fd, landing.is_some()).unwrap_or_else(|_| {
-            landing = None;
-            None
-        });
         let dropped = socket::drops(fd);
-        let counting = if dropped.is_none() {
-            // Known since 2.6.33. Without it drops are not seen, no more.
-            socket::count_drops(fd).unwrap_or(None)
-        } else {
-            None
-        };
-        let stamping = if options.timestamps {
-            socket::stamp_packets(fd)?
-        } else {
-            None
-        };
-        let telling = if options.interfaces {
-            socket::tell_interfaces(fd, kind)?
-        } else {
-            None
-        };
+        let mut needs = Needs::default();
+        if dropped.is_none() {
+            needs.count_drops(fd);
+        }
+        let landing = Self::set_up(&mut needs, fd, kind, &options).inspect_err(|_| {
+            needs.let_go(fd);
+        })?;
         let notes =
             landing.is_some() || dropped.is_none() || options.timestamps || options.interfaces;
         let slots = options.slots;
@@ -148,12 +137,42 @@ impl<S: AsFd> RxRing<S> {
             begun: None,
             next: 0,
             came: 0,
+            emptied: true,
             buffered: false,
-            changed: [counting, coalescing, stamping, telling],
+            needs,
             stats: QueueStats::default(),
             options,
             socket,
         })
+    }
+
+    /// Asks the socket for what `options` want, and maps the landing if packets are
+    /// going to be coalesced: without it super-buffers would be cut off.
+    fn set_up(
+        needs: &mut Needs,
+        fd: BorrowedFd<'_>,
+        kind: Kind,
+        options: &RxOptions,
+    ) -> io::Result<Option<Landing>> {
+        if options.timestamps {
+            needs.stamp_packets(fd)?;
+        }
+        if options.interfaces {
+            needs.tell_interfaces(fd, kind)?;
+        }
+        if !kind.is_udp() {
+            return Ok(None);
+        }
+        let landing = options.gro.then(|| Landing::map(options.slots)).flatten();
+        match (needs.coalesce_packets(fd, landing.is_some()), landing) {
+            (false, _) => Ok(None),
+            (true, Some(landing)) => Ok(Some(landing)),
+            // Another ring on this socket has them coalesced.
+            (true, None) => match Landing::map(options.slots) {
+                Some(landing) => Ok(Some(landing)),
+                None => Err(io::ErrorKind::OutOfMemory.into()),
+            },
+        }
     }
 
     /// Receives what is there, at most `max` packets, without waiting.
@@ -211,19 +230,25 @@ impl<S: AsFd> RxRing<S> {
         max: usize,
         batch: &mut RxBatch,
     ) -> io::Result<()> {
-        let slots = self.messages.slots();
-        let want = match &self.landing {
-            Some(landing) => self.guess.messages(landing.room(), max, slots),
-            None => max.min(slots),
-        };
+        let want = self.messages_for(max);
         arm(&mut self.armed, cache, want, self.options.buf_size);
         self.next = 0;
         self.came = 0;
         self.came = self.fill(want)?;
+        self.emptied = self.came < want;
         let packets = self.look_over();
         batch.reserve(max.min(packets));
         self.hand_out(cache, max, batch);
         Ok(())
+    }
+
+    /// Messages to ask for when at most `max` packets are handed out.
+    fn messages_for(&self, max: usize) -> usize {
+        let slots = self.messages.slots();
+        match &self.landing {
+            Some(landing) => self.guess.messages(landing.room(), max, slots),
+            None => max.min(slots),
+        }
     }
 
     /// Has the kernel write up to `want` messages, each into a buffer and its
@@ -293,10 +318,23 @@ impl<S: AsFd> RxRing<S> {
             }
         }
         if !self.has_pending() {
-            self.armed.append(&mut self.again);
-            if let Some(landing) = &mut self.landing {
-                landing.settle();
-            }
+            self.settle(cache);
+        }
+    }
+
+    /// Nothing waits any more: what was lent to messages is the ring's again, and
+    /// what is not going to be used soon goes back.
+    fn settle(&mut self, cache: &mut PageFragCache) {
+        self.armed.append(&mut self.again);
+        let Some(landing) = &mut self.landing else {
+            return;
+        };
+        landing.settle(self.emptied);
+        // Super-buffers need few buffers for many packets.
+        let enough = self.messages_for(self.messages.slots());
+        if self.armed.len() > 2 * enough {
+            drop_many(self.armed.drain(..self.armed.len() - enough));
+            cache.trim();
         }
     }
 
@@ -521,7 +559,9 @@ impl<S: AsFd> RxRing<S> {
         &self.options
     }
 
-    /// Does the kernel coalesce packets for this ring?
+    /// Does the kernel coalesce packets for this ring? As
+    /// [`RxOptions::gro`] asked, unless the kernel cannot or a ring that shares
+    /// the socket has asked for something else before.
     pub fn gro(&self) -> bool {
         self.landing.is_some()
     }
@@ -537,9 +577,7 @@ impl<S: AsFd> Drop for RxRing<S> {
         self.begun = None;
         self.next = self.came;
         self.drain();
-        for changed in self.changed.into_iter().flatten() {
-            changed.restore(self.socket.as_fd());
-        }
+        self.needs.let_go(self.socket.as_fd());
     }
 }
 

@@ -1,5 +1,6 @@
 //! The door to the operating system: the one file of `net` that names libc
-//! (with `send`, its other half, and `notes`, what the kernel says beside the bytes).
+//! (with `send`, its other half, `notes`, what the kernel says beside the bytes, and
+//! `options`, what rings ask a socket for).
 //!
 //! [`Messages`] is what `recvmmsg` reads and writes: for each slot a header, a
 //! buffer in up to two parts, a place for the sender's name and one for control messages. It is
@@ -7,6 +8,7 @@
 //! unsafe code. Nothing here waits, but [`wait_readable`] and [`wait_writable`].
 
 mod notes;
+mod options;
 mod send;
 
 use std::io;
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 use libc::{c_int, c_short, c_uint, c_void, socklen_t};
 
 pub(super) use notes::Notes;
+pub(super) use options::Needs;
 pub(super) use send::{
     Fault, MAX_PIECES, Outgoing, can_segment, is_idle, pending_error, sender_kind,
     tells_of_full_queues,
@@ -219,72 +222,6 @@ pub(super) fn kind(fd: BorrowedFd<'_>) -> io::Result<Kind> {
     Ok(kind)
 }
 
-/// A socket option that was changed for a while.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Changed {
-    level: c_int,
-    name: c_int,
-    before: c_int,
-}
-
-impl Changed {
-    /// Puts the option back. A socket that is gone needs it no longer.
-    pub(super) fn restore(self, fd: BorrowedFd<'_>) {
-        let _ = set_option(fd, self.level, self.name, self.before);
-    }
-}
-
-/// Asks for the kernel's drop count with each packet (`SO_RXQ_OVFL`). Costs a
-/// control message per packet once there was a drop; [`drops`] costs nothing
-/// until somebody asks.
-pub(super) fn count_drops(fd: BorrowedFd<'_>) -> io::Result<Option<Changed>> {
-    change(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, true)
-}
-
-/// Switches coalescing of packets on or off (`UDP_GRO`). A kernel before 5.0
-/// does not know it: an error, which matters only to who wanted it on.
-pub(super) fn coalesce_packets(fd: BorrowedFd<'_>, on: bool) -> io::Result<Option<Changed>> {
-    change(fd, libc::SOL_UDP, libc::UDP_GRO, on)
-}
-
-/// Asks for the time at which the kernel took each packet in, in nanoseconds
-/// (`SO_TIMESTAMPNS`). Replaces microseconds, until it is put back.
-pub(super) fn stamp_packets(fd: BorrowedFd<'_>) -> io::Result<Option<Changed>> {
-    let micros = option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMP)?;
-    let changed = change(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, true)?;
-    if micros == 0 {
-        return Ok(changed);
-    }
-    Ok(Some(Changed {
-        level: libc::SOL_SOCKET,
-        name: libc::SO_TIMESTAMP,
-        before: micros,
-    }))
-}
-
-/// Asks for the interface through which each packet came (`IP_PKTINFO`). The
-/// names of a packet socket tell it anyway, and a UNIX socket has none.
-pub(super) fn tell_interfaces(fd: BorrowedFd<'_>, kind: Kind) -> io::Result<Option<Changed>> {
-    match kind {
-        Kind::UdpV4 => change(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, true),
-        Kind::UdpV6 => change(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, true),
-        Kind::Unix | Kind::Packet => Ok(None),
-    }
-}
-
-fn change(fd: BorrowedFd<'_>, level: c_int, name: c_int, on: bool) -> io::Result<Option<Changed>> {
-    let before = option(fd, level, name)?;
-    if (before != 0) == on {
-        return Ok(None);
-    }
-    set_option(fd, level, name, c_int::from(on))?;
-    Ok(Some(Changed {
-        level,
-        name,
-        before,
-    }))
-}
-
 /// How many packets the kernel has dropped at this socket since it was made;
 /// `None` where it does not say (`SO_MEMINFO`, Linux 4.12).
 pub(super) fn drops(fd: BorrowedFd<'_>) -> Option<u32> {
@@ -321,6 +258,7 @@ fn get_option<T: Number, const N: usize>(
 trait Number: Copy {}
 impl Number for c_int {}
 impl Number for u32 {}
+impl Number for u64 {}
 
 fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let len = socklen_t::try_from(size_of::<c_int>()).map_err(io::Error::other)?;

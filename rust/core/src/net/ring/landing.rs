@@ -19,8 +19,12 @@ use crate::mem::os::{self, Mapping};
 
 /// Bytes of a slot: with them any super-buffer has room behind any buffer.
 pub(super) const SLOT: usize = 64 * 1024;
-/// Bytes that stay resident at most from one call to the next.
-const KEPT: usize = SLOT;
+/// Bytes that stay resident at most while the socket has more: of four
+/// super-buffers in a call, above which nothing is gained.
+const KEPT_BUSY: usize = 4 * SLOT;
+/// The same when the socket was found empty. Touching the others again costs
+/// time, but the ring was faster than the sender and has it.
+const KEPT_IDLE: usize = SLOT;
 
 /// Memory behind the buffers, a slot for each message of a call.
 #[derive(Debug)]
@@ -51,9 +55,9 @@ impl Landing {
     }
 
     /// OS pages that the messages of a call may touch without any being given
-    /// back after it.
+    /// back after it, as long as there are more messages.
     pub(super) fn room(&self) -> usize {
-        (KEPT / self.os_page).max(1)
+        KEPT_BUSY / self.os_page
     }
 
     /// OS pages that so many bytes of a slot lie in.
@@ -87,10 +91,12 @@ impl Landing {
         self.resident += more;
     }
 
-    /// Gives back all but the first slot if more is resident than may stay.
-    /// Nothing of what was written is needed any more.
-    pub(super) fn settle(&mut self) {
-        if self.resident > self.room() {
+    /// Gives back all but the first slot if more is resident than may stay, which
+    /// is less when the socket is `empty`. Nothing of what was written is needed
+    /// any more.
+    pub(super) fn settle(&mut self, empty: bool) {
+        let kept = if empty { KEPT_IDLE } else { KEPT_BUSY };
+        if self.resident * self.os_page > kept {
             self.give_back(1);
         }
     }
@@ -144,20 +150,37 @@ mod tests {
     }
 
     #[test]
-    fn what_one_super_buffer_touched_stays_and_more_goes_back() {
-        let mut landing = Landing::map(4).unwrap();
+    fn what_one_super_buffer_touched_stays_and_more_goes_back_when_idle() {
+        let mut landing = Landing::map(8).unwrap();
         landing.slots_mut().for_each(|slot| slot.fill(7));
         let pages = landing.pages_for(SLOT);
         landing.touch(0, pages);
-        landing.settle();
+        landing.settle(true);
         assert_eq!(landing.slot(3)[0], 7, "nobody said that it was touched");
         landing.touch(3, 1);
-        landing.settle();
+        landing.settle(false);
+        assert_eq!(landing.slot(3)[0], 7, "not while there is more to come");
+        landing.settle(true);
         assert_eq!(landing.resident, pages);
         assert_eq!(landing.slot(0)[SLOT - 1], 7, "kept");
         assert_eq!(landing.slot(3)[0], 0, "given back, mapped anew as zeros");
         landing.clear();
         assert_eq!((landing.slot(0)[0], landing.resident), (0, 0));
+    }
+
+    #[test]
+    fn four_super_buffers_stay_while_there_is_more_and_a_fifth_does_not() {
+        let mut landing = Landing::map(8).unwrap();
+        let pages = landing.pages_for(SLOT);
+        assert_eq!(landing.room(), 4 * pages);
+        for index in 0..4 {
+            landing.touch(index, pages);
+            landing.settle(false);
+        }
+        assert_eq!(landing.resident, 4 * pages);
+        landing.touch(4, pages);
+        landing.settle(false);
+        assert_eq!(landing.resident, pages);
     }
 
     #[test]

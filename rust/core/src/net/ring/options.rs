@@ -25,7 +25,8 @@ pub struct RxOptions {
     /// Let the kernel coalesce packets of one flow (`UDP_GRO`). The ring takes
     /// them apart again: each is copied into a fragment of its own size, out of
     /// up to 64 KiB that the ring keeps for this. Costs that, and 64 KiB of
-    /// addresses for each slot. Without effect where the kernel cannot
+    /// addresses for each slot. Without effect where the kernel cannot, and
+    /// where another ring on the socket has decided
     /// ([`RxRing::gro`](crate::net::RxRing::gro) tells).
     pub gro: bool,
     /// Packets of up to this many bytes are copied into a fragment of their
