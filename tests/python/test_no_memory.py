@@ -63,6 +63,12 @@ skb.clone(); skb.coalesce(skb); memoryview(skb); skb.put(10**6); skb.put(-1)
 """,
     "batch": """
 b.lengths; b.pages; b.addresses; b[0]; b[:]; list(b); repr(b); b[99]
+b.wire_lengths; b.offsets; b.timestamps; b.interfaces; b.truncated; b.segments; b.discarded
+b.release(); b["a"]
+""",
+    "ring": """
+ring.recv(3, 0); ring.stats(); repr(ring); ring.fileno(); ring.pending; ring.gro; ring.cache
+ring.drain(); p.RxRing(sock); ring.recv(0); ring.recv(3, -1); p.RxRing(3); p.RxRing(sock, slots=0)
 """,
     "tx": """
 tx.send([b"x", f, skb]); tx.send(b, to=b); tx.send(b, to=here); tx.send(b"x", to=here); tx.flush()

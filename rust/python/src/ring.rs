@@ -26,7 +26,7 @@ use crate::args::Whole;
 use crate::batch::Batch;
 use crate::cache::PageFragCache;
 use crate::error::{from_io, kind, os, out_of_context, value};
-use crate::made::{Number, guarded};
+use crate::made::{Number, Text, guarded};
 use crate::{stats, thread_end};
 
 /// How long a wait goes on before it looks for signals, `close` and closed sockets.
@@ -595,15 +595,15 @@ impl RxRing {
         self.close(py);
     }
 
-    fn __repr__(&self) -> String {
+    fn __repr__(&self) -> Text {
         let mut state = self.state();
         if state.is_closed() {
-            return "<RxRing closed>".to_owned();
+            return Text("<RxRing closed>".to_owned());
         }
         let (packets, slots) = (state.stats().rx_packets, state.slots);
-        format!(
+        Text(format!(
             "<RxRing fd={} slots={slots} rx_packets={packets}>",
             self.fileno
-        )
+        ))
     }
 }
