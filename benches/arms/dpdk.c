@@ -7,14 +7,25 @@
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
 
+/* More than any workload keeps, and what a thread keeps for itself. */
+#define COUNT 8191
+#define CACHE 256
+
 struct taken {
     struct rte_mbuf *mbuf;
     void *bytes;
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static int started;
-static unsigned pools;
+static pthread_key_t at_exit;
+static struct rte_mempool *pool;
+
+/* There are 128 places for threads: one that ends leaves its own. */
+static void leave(void *registered)
+{
+    (void)registered;
+    rte_thread_unregister();
+}
 
 static void start(void)
 {
@@ -22,34 +33,27 @@ static void start(void)
                          "--no-pci",        "--no-telemetry", "--iova-mode=va",
                          "--log-level=1",   "-m",             "512",
                          "-l",              "0",              NULL};
-    started = rte_eal_init(11, arguments);
-}
-
-/* A pool of mbufs with 2 KiB of room and the caches per thread on; NULL when
- * DPDK does not start here. Registers the calling thread. */
-struct rte_mempool *pagefrag_dpdk_pool(unsigned count, unsigned cache)
-{
-    char name[RTE_MEMPOOL_NAMESIZE];
-    pthread_once(&once, start);
-    if (started < 0)
-        return NULL;
-    if (rte_lcore_id() == LCORE_ID_ANY && rte_thread_register() != 0)
-        return NULL;
-    snprintf(name, sizeof name, "bench%u", __atomic_add_fetch(&pools, 1, __ATOMIC_RELAXED));
-    return rte_pktmbuf_pool_create(name, count, cache, 0,
-                                   2048 + RTE_PKTMBUF_HEADROOM, SOCKET_ID_ANY);
-}
-
-void pagefrag_dpdk_free_pool(struct rte_mempool *pool)
-{
-    rte_mempool_free(pool);
+    if (rte_eal_init(11, arguments) < 0 || pthread_key_create(&at_exit, leave) != 0)
+        return;
+    pool = rte_pktmbuf_pool_create("bench", COUNT, CACHE, 0, 2048 + RTE_PKTMBUF_HEADROOM,
+                                   SOCKET_ID_ANY);
 }
 
 /* Without this a thread has no cache and takes the ring's way each time. */
 void pagefrag_dpdk_register(void)
 {
-    if (rte_lcore_id() == LCORE_ID_ANY)
-        (void)rte_thread_register();
+    if (rte_lcore_id() == LCORE_ID_ANY && rte_thread_register() == 0)
+        (void)pthread_setspecific(at_exit, pool);
+}
+
+/* The process's pool of mbufs with 2 KiB of room and a cache for each thread;
+ * NULL when DPDK does not start here. Registers the calling thread. */
+struct rte_mempool *pagefrag_dpdk_pool(void)
+{
+    pthread_once(&once, start);
+    if (pool)
+        pagefrag_dpdk_register();
+    return pool;
 }
 
 struct taken pagefrag_dpdk_take(struct rte_mempool *pool)

@@ -9,12 +9,6 @@ use std::ptr::{NonNull, null_mut};
 
 use super::Arm;
 
-/// Buffers of a pool: more than any workload keeps.
-const COUNT: c_uint = 8191;
-
-/// Buffers that a thread keeps for itself.
-const CACHE: c_uint = 256;
-
 /// Bytes of each.
 const ROOM: usize = 2048;
 
@@ -31,8 +25,7 @@ struct Taken {
 }
 
 unsafe extern "C" {
-    fn pagefrag_dpdk_pool(count: c_uint, cache: c_uint) -> *mut Pool;
-    fn pagefrag_dpdk_free_pool(pool: *mut Pool);
+    fn pagefrag_dpdk_pool() -> *mut Pool;
     fn pagefrag_dpdk_register();
     fn pagefrag_dpdk_take(pool: *mut Pool) -> Taken;
     fn pagefrag_dpdk_give(mbuf: *mut c_void);
@@ -42,7 +35,7 @@ unsafe extern "C" {
     fn pagefrag_dpdk_pairs(pool: *mut Pool, rounds: c_ulong);
 }
 
-/// A pool of 2 KiB packet buffers.
+/// The process's pool of 2 KiB packet buffers, which stays.
 #[derive(Debug)]
 pub struct Dpdk(NonNull<Pool>);
 
@@ -65,13 +58,6 @@ impl Drop for Mbuf {
     }
 }
 
-impl Drop for Dpdk {
-    fn drop(&mut self) {
-        // SAFETY: made by `start`; its buffers came back before.
-        unsafe { pagefrag_dpdk_free_pool(self.0.as_ptr()) };
-    }
-}
-
 // SAFETY: each buffer has 2 KiB of room, `MOST` is that, and one handle.
 unsafe impl Arm for Dpdk {
     type Buffer = Mbuf;
@@ -80,8 +66,8 @@ unsafe impl Arm for Dpdk {
     const MOST: usize = ROOM;
 
     fn start() -> Self {
-        // SAFETY: plain numbers; DPDK is started once, behind a lock.
-        let pool = unsafe { pagefrag_dpdk_pool(COUNT, CACHE) };
+        // SAFETY: no demands; DPDK is started once, behind a lock.
+        let pool = unsafe { pagefrag_dpdk_pool() };
         Self(NonNull::new(pool).expect("DPDK starts without huge pages"))
     }
 

@@ -24,8 +24,9 @@ mod step;
 const REFERENCES: usize = 64;
 const SIZE: usize = PAGE / REFERENCES;
 
-/// Drains of a round: carved before any of them is measured.
-const AHEAD: usize = 128;
+/// Drains of a round: carved before any of them is measured, and no more than
+/// a pool with a limit can carve.
+const AHEAD: usize = 64;
 
 type Batch<A> = Vec<<A as Arm>::Buffer>;
 
