@@ -1,13 +1,16 @@
 //! What can go wrong, as one type.
 //!
-//! Every case leaves everything as it was. The type is small and `Copy`, so
-//! that `Result<FragMut, Error>` is as small as the fragment itself.
+//! Every case leaves everything as it was. The type is `Copy` and exactly as
+//! wide as a fragment's word, so that a `Result<FragMut, Error>` is the
+//! fragment's own two words. A byte would do as well, but then compilers move the
+//! word of a fragment byte by byte, which costs more than the allocation.
 
 use std::fmt;
 
 /// Why a call was refused. Nothing has changed when one of these comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[repr(u64)]
 pub enum Error {
     /// A fragment of no bytes was asked for.
     ZeroSize,

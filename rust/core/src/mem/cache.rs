@@ -11,6 +11,10 @@
 //!                   │    cursor   limit
 //!                   └ hole, taken out of the page's map as a whole
 //! ```
+//!
+//! A fragment that ends at the cursor when it is freed moves it back: the way
+//! back, told in `page.rs`. So a fragment that does not outlive its turn costs
+//! no map and no refill, and its successor gets the same bytes, still warm.
 
 mod bytewise;
 mod refill;
@@ -20,12 +24,11 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use crate::error::Error;
-use crate::geometry::{LINE, LINE_SHIFT, align_up, lines_for};
+use crate::geometry::{LINE, LINE_SHIFT, align_up};
 use crate::mem::frag::FragMut;
-use crate::mem::header::line_of;
-use crate::mem::page::Page;
+use crate::mem::header::{PageHead, line_of};
 use crate::mem::pool::PagePool;
-use crate::mem::raw::{RawFrag, Tag, WIPE};
+use crate::mem::raw::{CLEAN, RawFrag, WIPE};
 use crate::mem::shelf::Shelf;
 use crate::stats::CacheStats;
 
@@ -86,9 +89,12 @@ pub enum Granule {
 #[derive(Debug)]
 pub struct PageFragCache {
     shelf: NonNull<Shelf>,
-    /// `WIPE` if the pool says `init_on_free`, else 0.
-    flags: u32,
+    /// What fragments of lines are told to do when they are freed. 0 unless the
+    /// pool zeroes bytes.
+    flags: u64,
     granule: Granule,
+    /// Why `alloc_words` had nothing, the last time.
+    refusal: Error,
     pool: PagePool,
     /// The shelf is one thread's.
     _here: PhantomData<*mut ()>,
@@ -102,14 +108,16 @@ impl PageFragCache {
 
     /// A cache of the calling thread. Takes no page yet.
     pub fn with_granule(pool: &PagePool, granule: Granule) -> Self {
+        let init = pool.init();
         Self {
             shelf: pool.depot().roster.take(),
-            flags: if pool.init().on_free && granule == Granule::Line {
-                WIPE
-            } else {
-                0
+            flags: match (init.on_free, init.on_alloc) {
+                (true, _) => WIPE,
+                (false, true) => CLEAN,
+                (false, false) => 0,
             },
             granule,
+            refusal: Error::ZeroSize,
             pool: pool.clone(),
             _here: PhantomData,
         }
@@ -136,7 +144,7 @@ impl PageFragCache {
         self.granule
     }
 
-    /// A fragment of `size` bytes. No locked instruction; some ten
+    /// A fragment of `size` bytes. No locked instruction; some fifteen
     /// instructions unless the hole is used up.
     ///
     /// # Errors
@@ -146,7 +154,7 @@ impl PageFragCache {
     pub fn alloc(&mut self, size: usize) -> Result<FragMut, Error> {
         match self.alloc_here(size) {
             Some(frag) => Ok(frag),
-            None => self.alloc_slow(size, 1),
+            None => self.alloc_cold(size),
         }
     }
 
@@ -155,16 +163,12 @@ impl PageFragCache {
     /// goes straight into another language's object.
     #[inline]
     pub fn alloc_here(&mut self, size: usize) -> Option<FragMut> {
-        let shelf = self.shelf();
-        let cursor = shelf.cursor.get();
-        let room = shelf.limit.get().addr().wrapping_sub(cursor.addr());
+        let hole = self.shelf().hole();
+        let cursor = hole.cursor.get();
+        let room = hole.limit.get().addr().wrapping_sub(cursor.addr());
         // Room is whole lines, so what fits as it is fits rounded up. Zero
         // wraps around and fails like a size too large.
-        if size.wrapping_sub(1) < room {
-            Some(self.carve(cursor, size))
-        } else {
-            None
-        }
+        (size.wrapping_sub(1) < room).then(|| self.carve(hole, cursor, size))
     }
 
     /// A fragment whose offset in its page, and so its address, is a multiple
@@ -185,26 +189,56 @@ impl PageFragCache {
         self.alloc_slow(size, align)
     }
 
-    /// Takes `size` bytes at the cursor. The caller has seen that they fit.
+    /// Takes `size` bytes at the cursor, which is in `hole`. The caller has
+    /// seen that they fit.
     #[inline]
-    fn carve(&self, cursor: *mut u8, size: usize) -> FragMut {
-        let lines = lines_for(size);
-        // SAFETY: room was seen behind the cursor, so it is in a page.
-        let start = unsafe { NonNull::new_unchecked(cursor) };
+    fn carve(&self, hole: &PageHead, cursor: *mut u8, size: usize) -> FragMut {
         // SAFETY: the rounded size is at most the room.
-        self.shelf()
-            .cursor
-            .set(unsafe { cursor.add(lines << LINE_SHIFT) });
-        let tag = Tag::lines(line_of(start), lines, self.flags);
+        hole.cursor.set(unsafe { cursor.add(align_up(size, LINE)) });
+        self.hand_out(cursor, size)
+    }
+
+    /// The fragment of `size` bytes from `start` on, which have been carved.
+    #[inline]
+    fn hand_out(&self, start: *mut u8, size: usize) -> FragMut {
+        // SAFETY: carved, so it is in a page.
+        let start = unsafe { NonNull::new_unchecked(start) };
         // SAFETY: these lines were taken out of the map with the hole and are
         // handed out once, here.
-        let raw = unsafe { RawFrag::carve(start, size, tag) };
+        let raw = unsafe { RawFrag::carve(start, size, self.flags) };
         // SAFETY: nobody else has a handle of them.
         unsafe { FragMut::from_raw(raw) }
     }
 
+    /// The cold half of `alloc`, unpacked where it is called: a `Result` that
+    /// two halves may make goes through memory, two words stay in registers.
+    #[inline]
+    fn alloc_cold(&mut self, size: usize) -> Result<FragMut, Error> {
+        let (start, word) = self.alloc_words(size);
+        let Some(start) = start else {
+            return Err(self.refusal);
+        };
+        // SAFETY: taken apart by `alloc_words`, once.
+        let raw = unsafe { RawFrag::from_words(start, word) };
+        // SAFETY: nobody else has a handle of it.
+        Ok(unsafe { FragMut::from_raw(raw) })
+    }
+
     #[cold]
     #[inline(never)]
+    fn alloc_words(&mut self, size: usize) -> (Option<NonNull<u8>>, u64) {
+        match self.alloc_slow(size, 1) {
+            Ok(frag) => {
+                let (start, word) = frag.into_raw().into_words();
+                (Some(start), word)
+            }
+            Err(refusal) => {
+                self.refusal = refusal;
+                (None, 0)
+            }
+        }
+    }
+
     fn alloc_slow(&mut self, size: usize, align: usize) -> Result<FragMut, Error> {
         self.check(size)?;
         if self.granule == Granule::Byte {
@@ -212,12 +246,13 @@ impl PageFragCache {
             return Ok(bytewise::carve(self, page, offset, size));
         }
         self.make_room(size, align)?;
-        let cursor = self.shelf().cursor.get();
+        let hole = self.shelf().hole();
+        let cursor = hole.cursor.get();
         let gap = align_up(cursor.addr(), align) - cursor.addr();
         if gap != 0 {
             self.skip(gap);
         }
-        Ok(self.carve(self.shelf().cursor.get(), size))
+        Ok(self.carve(hole, hole.cursor.get(), size))
     }
 
     pub(crate) fn check(&self, size: usize) -> Result<(), Error> {
@@ -233,11 +268,11 @@ impl PageFragCache {
     /// Puts the next `gap` bytes, whole lines, back into the map.
     fn skip(&self, gap: usize) {
         let shelf = self.shelf();
-        let cursor = shelf.cursor.get();
+        let cursor = shelf.hole().cursor.get();
         if let (Some(page), Some(start)) = (shelf.current(), NonNull::new(cursor)) {
             page.put_lines(line_of(start), gap >> LINE_SHIFT);
             // SAFETY: the gap was seen to be within the hole.
-            shelf.cursor.set(unsafe { cursor.add(gap) });
+            page.head().cursor.set(unsafe { cursor.add(gap) });
         }
     }
 
@@ -261,32 +296,48 @@ impl PageFragCache {
     /// assert_eq!(&frag[..], b"ping");
     /// # Ok::<(), pagefrag::Error>(())
     /// ```
+    #[inline]
     pub fn prepare(&mut self, min: usize) -> Result<Reservation<'_>, Error> {
-        self.check(min)?;
-        let (start, room) = if self.granule == Granule::Byte {
-            let (page, offset) = bytewise::make_room(self, min, 1)?;
-            // SAFETY: an offset in the page.
-            (unsafe { page.base().add(offset) }, page.size() - offset)
-        } else {
-            self.make_room(min, 1)?;
-            let cursor = self.shelf().cursor.get();
-            let room = self.shelf().limit.get().addr() - cursor.addr();
-            // SAFETY: `make_room` left a cursor in a page.
-            (unsafe { NonNull::new_unchecked(cursor) }, room)
-        };
+        let hole = self.shelf().hole();
+        let (cursor, limit) = (hole.cursor.get(), hole.limit.get());
+        let room = limit.addr().wrapping_sub(cursor.addr());
+        // As in `alloc_here`.
+        if min.wrapping_sub(1) >= room {
+            return self.prepare_slow(min);
+        }
+        // Until the reservation ends, the room is as good as carved.
+        hole.cursor.set(limit);
+        // SAFETY: room was seen behind the cursor, so it is in a page.
+        let start = unsafe { NonNull::new_unchecked(cursor) };
         Ok(Reservation::new(self, start, room))
     }
 
-    /// Takes the first `used` bytes of what `prepare` showed.
-    pub(crate) fn commit(&mut self, used: usize) -> FragMut {
-        if self.granule == Granule::Byte {
-            let offset = usize::try_from(self.shelf().offset.get()).unwrap_or(0);
-            // `prepare` has seen to it that there is a page.
-            if let Some(page) = self.shelf().current() {
-                return bytewise::carve(self, page, offset, used);
-            }
+    #[cold]
+    #[inline(never)]
+    fn prepare_slow(&mut self, min: usize) -> Result<Reservation<'_>, Error> {
+        self.check(min)?;
+        if self.granule == Granule::Line {
+            self.make_room(min, 1)?;
+            return self.prepare(min);
         }
-        self.carve(self.shelf().cursor.get(), used)
+        let (page, offset) = bytewise::make_room(self, min, 1)?;
+        // SAFETY: an offset in the page.
+        let start = unsafe { page.base().add(offset) };
+        Ok(Reservation::new(self, start, page.size() - offset))
+    }
+
+    /// Does the pool zero bytes?
+    #[inline]
+    fn zeroes(&self) -> bool {
+        self.flags != 0
+    }
+
+    /// Ends a reservation: what it has not taken, from `rest` on, is room.
+    #[inline]
+    fn put_room_back(&mut self, rest: NonNull<u8>) {
+        if self.granule == Granule::Line {
+            self.shelf().hole().cursor.set(rest.as_ptr());
+        }
     }
 
     /// All the room there is, at least `min` bytes, as one fragment: `prepare`
@@ -296,8 +347,9 @@ impl PageFragCache {
     /// # Errors
     /// As [`alloc`](Self::alloc).
     pub fn take_room(&mut self, min: usize) -> Result<FragMut, Error> {
-        let room = self.prepare(min)?.len();
-        Ok(self.commit(room))
+        let room = self.prepare(min)?;
+        let all = room.len();
+        room.commit(all)
     }
 
     /// Keeps the first `used` bytes of `room`. The others are free again at
@@ -311,62 +363,15 @@ impl PageFragCache {
         if used > room.len() {
             return Err(Error::CommitAboveRoom);
         }
-        let last = self.last_carved(&room);
-        let capacity = room.capacity();
+        if self.granule == Granule::Byte {
+            return bytewise::settle(self, room, used).ok_or(Error::ZeroSize);
+        }
         if used == 0 {
-            drop(room);
-            if let Some(page) = last {
-                self.untake(page, capacity);
-            }
             return Err(Error::ZeroSize);
         }
+        // What is given back was carved last, and the cursor follows.
         room.shrink_to(used);
-        if let Some(page) = last {
-            self.untake(page, capacity - room.capacity());
-        }
         Ok(room)
-    }
-
-    /// The current page, if `room` was the last thing carved there.
-    fn last_carved(&self, room: &FragMut) -> Option<Page> {
-        // A handle that was narrowed does not show where its bytes end, and
-        // one that is shared frees nothing when it goes.
-        if room.len() != room.capacity() || !room.is_unique() {
-            return None;
-        }
-        let page = self.shelf().current()?;
-        let end = room.as_ptr().addr() + room.capacity();
-        let cursor = match self.granule {
-            Granule::Line => self.shelf().cursor.get().addr(),
-            Granule::Byte => {
-                page.base().addr().get() + usize::try_from(self.shelf().offset.get()).unwrap_or(0)
-            }
-        };
-        (room.page() == page.base().addr().get() && end == cursor).then_some(page)
-    }
-
-    /// Moves the cursor back over `bytes` that were carved last and have just
-    /// been freed.
-    fn untake(&self, page: Page, bytes: usize) {
-        let shelf = self.shelf();
-        if bytes == 0 {
-            return;
-        }
-        if self.granule == Granule::Byte {
-            bytewise::untake(self, page, bytes);
-            return;
-        }
-        let cursor = shelf.cursor.get();
-        // SAFETY: the bytes lie before the cursor in the same page.
-        let Some(back) = NonNull::new(unsafe { cursor.sub(bytes) }) else {
-            return;
-        };
-        page.take_back(line_of(back), bytes >> LINE_SHIFT);
-        if self.pool.init().on_alloc {
-            // SAFETY: just taken out of the map.
-            unsafe { back.write_bytes(0, bytes) };
-        }
-        shelf.cursor.set(back.as_ptr());
     }
 
     /// Gives everything back: dead pages to the pool, the others to their
@@ -406,7 +411,7 @@ impl PageFragCache {
             alive += page.alive_bytes();
         }
         stats.held_bytes = stats.pages * self.pool.page_size() as u64;
-        stats.live_bytes = alive.saturating_sub(shelf.uncarved()) as u64;
+        stats.live_bytes = alive as u64;
         stats.pinned_bytes = stats.held_bytes.saturating_sub(stats.live_bytes);
         stats
     }

@@ -35,6 +35,10 @@ pub(crate) const HEADER_SPAN: usize = align_up(size_of::<Header>(), MAX_OS_PAGE)
 pub(crate) struct PageHead {
     /// Whose page this is: `NOBODY`, `ORPHAN` or a thread's token.
     pub(crate) owner: AtomicUsize,
+    /// The next byte to carve. Null unless the page is being carved in lines.
+    pub(crate) cursor: OwnerPtr<u8>,
+    /// The end of the hole being carved.
+    pub(crate) limit: OwnerPtr<u8>,
     /// Units that the owner's thread may still free before it should look at
     /// the page again; counts down.
     pub(crate) until: OwnerI32,
@@ -46,14 +50,34 @@ pub(crate) struct PageHead {
     pub(crate) prev: OwnerPtr<PageHead>,
     /// See `prev`.
     pub(crate) next: OwnerPtr<PageHead>,
-    /// Units freed by the count road that the owner has taken note of.
-    pub(crate) claimed: OwnerI64,
-    /// The count at which an orphan is dead: the owner's last word about it.
-    pub(crate) target: OwnerI64,
     /// Byte pages only: bytes carved less bytes freed here.
     pub(crate) balance: OwnerI64,
     /// The count road. See `page.rs`.
     pub(crate) tally: AtomicI64,
+    /// Units freed by the count road that the owner has taken note of.
+    pub(crate) claimed: OwnerI64,
+    /// The count at which an orphan is dead: the owner's last word about it.
+    pub(crate) target: OwnerI64,
+}
+
+impl PageHead {
+    /// A head like those of a new region: nobody's, with nothing to carve.
+    pub(crate) fn new() -> Self {
+        Self {
+            owner: AtomicUsize::new(0),
+            cursor: OwnerPtr::null(),
+            limit: OwnerPtr::null(),
+            until: OwnerI32::new(0),
+            role: OwnerU32::new(0),
+            shelf: OwnerPtr::null(),
+            prev: OwnerPtr::null(),
+            next: OwnerPtr::null(),
+            balance: OwnerI64::new(0),
+            tally: AtomicI64::new(0),
+            claimed: OwnerI64::new(0),
+            target: OwnerI64::new(0),
+        }
+    }
 }
 
 /// Describes a region. All-zero bytes are a valid header of a region whose
@@ -119,18 +143,7 @@ impl Header {
         Header {
             page_shift: 0,
             slot: std::ptr::null(),
-            heads: from_fn(|_| PageHead {
-                owner: AtomicUsize::new(0),
-                until: OwnerI32::new(0),
-                role: OwnerU32::new(0),
-                shelf: OwnerPtr::null(),
-                prev: OwnerPtr::null(),
-                next: OwnerPtr::null(),
-                claimed: OwnerI64::new(0),
-                target: OwnerI64::new(0),
-                balance: OwnerI64::new(0),
-                tally: AtomicI64::new(0),
-            }),
+            heads: from_fn(|_| PageHead::new()),
             local: from_fn(|_| OwnerU64::new(0)),
             remote: from_fn(|_| AtomicU64::new(0)),
             spill: from_fn(|_| AtomicU16::new(0)),

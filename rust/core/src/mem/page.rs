@@ -43,6 +43,28 @@
 //! delays the reuse of some lines and nothing else, and no page is let go
 //! while somebody is still about to touch its tally.
 //!
+//! # The way back
+//!
+//! What was carved last and is freed first needs no road. **If a fragment's
+//! lines end at the cursor of its page, the owner's thread frees it by moving
+//! the cursor back to where it begins**, as if it had never been carved: one
+//! comparison, one store, no map, no count. Packets that do not outlive their
+//! turn are served from the same, warm lines for ever, and a stack of
+//! fragments that is given back in reverse leaves one hole.
+//!
+//! Why that is right: the lines between cursor and limit are those that are
+//! out of the map and nobody's, and a fragment that ends at the cursor makes
+//! them longer at their start, also where it was carved in an earlier hole.
+//! The cursor stands in the page's own head, so the fragment at the end of one
+//! page is never taken for the one before the first byte of the next. A page
+//! that is not being carved has no cursor (null), nor has a byte page, where
+//! the kernel's offsets are promised. While a reservation shows the room
+//! behind the cursor, the cursor stands at the limit, where no live fragment
+//! ends. Only the last sharer gets here, and only the owner's thread: all
+//! others take the roads above, and move no cursor. And since no foreign code
+//! runs while the cache itself is between two of its steps, there is no moment
+//! at which a free could move the cursor under it.
+//!
 //! Byte pages (`granule = 1`) have no maps: all frees of other threads take
 //! the count road, in bytes, without notes. That is the kernel's page count,
 //! apart from the owner's own frees being plain.
@@ -52,7 +74,7 @@ mod roads;
 
 use std::ptr::NonNull;
 
-use crate::geometry::{LINE_SHIFT, WORD_LINES};
+use crate::geometry::{LINE_SHIFT, MAX_PAGES, WORD_LINES};
 use crate::mem::header::{Header, PageHead, line_of};
 use crate::sync::{Ordering, thread_token};
 
@@ -98,6 +120,9 @@ const BYTES: u32 = 0x10;
 const ROLE: u32 = 0xF;
 const INDEX_SHIFT: u32 = 8;
 
+/// Bytes from a header to its first head.
+const HEADS: usize = std::mem::offset_of!(Header, heads);
+
 /// One page of a region. A name, not a handle: it keeps nothing alive.
 ///
 /// Whoever holds a `Page` has a reason why its region stays mapped: a live
@@ -106,7 +131,8 @@ const INDEX_SHIFT: u32 = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Page {
     header: NonNull<Header>,
-    index: usize,
+    /// Bytes from the region's first head to this page's.
+    at: usize,
 }
 
 /// A page without fragments that belongs to whoever holds this value: the
@@ -144,7 +170,7 @@ impl Page {
         let offset = line_of(address) << LINE_SHIFT;
         Page {
             header,
-            index: offset >> shift,
+            at: (offset >> shift) * size_of::<PageHead>(),
         }
     }
 
@@ -154,7 +180,8 @@ impl Page {
     /// * The region is mapped and has that many pages.
     /// * It stays mapped for as long as the result is used.
     pub(crate) unsafe fn nth(header: NonNull<Header>, index: usize) -> Page {
-        Page { header, index }
+        let at = index * size_of::<PageHead>();
+        Page { header, at }
     }
 
     /// The page that `head`, which has been opened, describes.
@@ -166,10 +193,10 @@ impl Page {
     pub(crate) unsafe fn of_head(head: NonNull<PageHead>) -> Page {
         // SAFETY: mapped (caller).
         let index = (unsafe { head.as_ref() }.role.peek() >> INDEX_SHIFT) as usize;
-        let above = std::mem::offset_of!(Header, heads) + index * size_of::<PageHead>();
+        let at = index * size_of::<PageHead>();
         // SAFETY: the header that the head is part of starts there.
-        let header = unsafe { head.byte_sub(above) }.cast();
-        Page { header, index }
+        let header = unsafe { head.byte_sub(HEADS + at) }.cast();
+        Page { header, at }
     }
 
     #[inline]
@@ -181,17 +208,17 @@ impl Page {
     /// What describes this page.
     #[inline]
     pub(crate) fn head(&self) -> &PageHead {
-        debug_assert!(self.index < self.header().heads.len());
-        // SAFETY: an offset in the region shifted by a page shift that is at
-        // least log2(MIN_PAGE) is below MAX_PAGES.
-        unsafe { self.header().heads.get_unchecked(self.index) }
+        // SAFETY: made by `head_ptr`, of a header that is mapped.
+        unsafe { &*self.head_ptr() }
     }
 
     /// The head's address, with the provenance of the mapping.
+    #[inline]
     pub(crate) fn head_ptr(self) -> *mut PageHead {
-        let heads = std::mem::offset_of!(Header, heads) + self.index * size_of::<PageHead>();
-        // SAFETY: within the header, which is mapped.
-        unsafe { self.header.as_ptr().byte_add(heads).cast() }
+        debug_assert!(self.index() < MAX_PAGES);
+        // SAFETY: within the header: an offset in the region shifted by a page
+        // shift that is at least log2(MIN_PAGE) is below MAX_PAGES.
+        unsafe { self.header.as_ptr().byte_add(HEADS + self.at).cast() }
     }
 
     /// The depot slot that the region reports to.
@@ -201,7 +228,7 @@ impl Page {
 
     /// The page's number in its region.
     pub(crate) fn index(self) -> usize {
-        self.index
+        self.at / size_of::<PageHead>()
     }
 
     /// Bytes of the page.
@@ -211,7 +238,7 @@ impl Page {
 
     /// The page's first byte.
     pub(crate) fn base(self) -> NonNull<u8> {
-        let offset = self.index << self.header().page_shift;
+        let offset = self.index() << self.header().page_shift;
         // SAFETY: the region has this page.
         unsafe { Header::base(self.header).byte_add(offset) }
     }
@@ -223,7 +250,7 @@ impl Page {
 
     /// The page's first line, counted from the region's.
     pub(crate) fn first_line(self) -> usize {
-        self.index << (self.header().page_shift - LINE_SHIFT)
+        self.index() << (self.header().page_shift - LINE_SHIFT)
     }
 
     fn words(self) -> std::ops::Range<usize> {
@@ -290,7 +317,7 @@ impl FreePage {
 
 /// What statistics read, from any thread: exact at quiescence.
 impl Page {
-    /// Bytes of live fragments, and of the hole being carved.
+    /// Bytes of live fragments.
     pub(crate) fn alive_bytes(self) -> usize {
         let head = self.head();
         let tally = head.tally.load(Ordering::Acquire);
@@ -318,7 +345,14 @@ impl Page {
                 free += usize::from(self.header().spill[word].load(Ordering::Relaxed));
             }
         }
-        self.lines().saturating_sub(free) << LINE_SHIFT
+        (self.lines().saturating_sub(free) << LINE_SHIFT).saturating_sub(self.uncarved_bytes())
+    }
+
+    /// Bytes of the hole that have been taken out of the map and not carved.
+    pub(crate) fn uncarved_bytes(self) -> usize {
+        let head = self.head();
+        let cursor = head.cursor.peek().addr();
+        head.limit.peek().addr().saturating_sub(cursor)
     }
 
     /// Who owns the page.

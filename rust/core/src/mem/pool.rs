@@ -280,7 +280,7 @@ impl PagePool {
         });
         stats.pages_in_use = stats.pages_current + stats.pages_retired + stats.pages_orphaned;
         stats.held_bytes = stats.pages_in_use * stats.page_size;
-        stats.live_bytes = alive.saturating_sub(depot.roster.uncarved()) as u64;
+        stats.live_bytes = alive as u64;
         stats.pinned_bytes = stats.held_bytes.saturating_sub(stats.live_bytes);
         stats.huge_bytes = os::huge_bytes(&ranges);
         stats

@@ -2,84 +2,125 @@
 //!
 //! ```text
 //!   ptr ──► a byte of the page       8 bytes, never null
-//!   word ─► len, bytes from there    low 4 bytes
-//!           tag, what is given back  high 4 bytes
+//!   word ─► len, bytes from there    low 21 bits
+//!           tag, what is given back  the others
 //! ```
 //!
 //! Two machine words and not three fields, so that a fragment travels in two
 //! registers.
 //!
 //! `ptr` and `len` say what this handle shows and may be narrowed at will; the
-//! tag says what comes home when the last handle goes. From the address alone
-//! follow the region, the page and its owner, so a fragment needs neither its
-//! cache nor its pool to be freed, and keeps both alive as far as it must.
+//! tag says what comes home when the last handle goes. As long as that is what
+//! is shown, in whole lines, the tag says nothing, and a fragment that was just
+//! carved is an address and a length. From the address alone follow the region,
+//! the page and its owner, so a fragment needs neither its cache nor its pool
+//! to be freed, and keeps both alive as far as it must.
 //!
-//! | bits of the tag | of a line page          | of a byte page       |
-//! |-----------------|-------------------------|----------------------|
-//! | 0-14            | first line in the region | size - 1 (20 bits)  |
-//! | 15-28           | lines - 1               |                      |
-//! | 29              | wipe before it is freed |                      |
-//! | 30              | has been shared         | has been shared      |
-//! | 31              | 0                       | 1                    |
+//! | bits of the word | of a line page              | of a byte page     |
+//! |------------------|-----------------------------|--------------------|
+//! | 0-20             | bytes shown                 | bytes shown        |
+//! | 21               | wipe before it is freed     |                    |
+//! | 22               | wipe before it is carved again at once |         |
+//! | 23               | has been shared             | has been shared    |
+//! | 24               | 0                           | 1                  |
+//! | 25               | 32-60 say what is given back | 0                 |
+//! | 32-46            | first line in the region    | size - 1 (20 bits) |
+//! | 47-60            | lines - 1                   |                    |
 
 use std::fmt;
 use std::ptr::NonNull;
 
-use crate::geometry::{LINE, LINE_SHIFT, lines_for};
+use crate::geometry::{LINE, LINE_SHIFT, MAX_PAGE, lines_for};
 use crate::mem::depot;
 use crate::mem::header::line_of;
 use crate::mem::page::{LastFree, Page};
 use crate::mem::shelf;
 use crate::sync::{AtomicU64, Ordering};
 
-/// What comes home when the last handle of a fragment goes: see the module.
+/// What comes home when the last handle of a fragment goes, and how: a
+/// fragment's word without the length. See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tag(u32);
+pub(crate) struct Tag(u64);
 
-const COUNT_SHIFT: u32 = 15;
-const FIRST: u32 = (1 << COUNT_SHIFT) - 1;
-const COUNT: u32 = (1 << 14) - 1;
-const SIZE: u32 = (1 << 20) - 1;
+/// The length in a fragment's word. A word that is no more than this is of a
+/// *plain* fragment: it comes home as it is shown, with nothing to look after.
+const LEN: u64 = (1 << 21) - 1;
 /// Zero the lines before they are freed (`init_on_free`).
-pub(crate) const WIPE: u32 = 1 << 29;
-const SHARED: u32 = 1 << 30;
-const BYTES: u32 = 1 << 31;
-/// Any of these sends a free off the short way.
-const SPECIAL: u32 = WIPE | SHARED | BYTES;
+pub(crate) const WIPE: u64 = 1 << 21;
+/// Zero the lines if they go straight back to the hole that they came from,
+/// which shows zeroes only (`init_on_alloc`).
+pub(crate) const CLEAN: u64 = 1 << 22;
+const SHARED: u64 = 1 << 23;
+const BYTES: u64 = 1 << 24;
+const TOLD: u64 = 1 << 25;
+/// What parts of a fragment inherit.
+const FLAGS: u64 = WIPE | CLEAN | SHARED;
+/// Any of these keeps a fragment from being freed with others in one go.
+const SPECIAL: u64 = WIPE | SHARED | BYTES;
+
+const FIRST_SHIFT: u32 = 32;
+const FIRST: u64 = (1 << 15) - 1;
+const COUNT_SHIFT: u32 = 47;
+const COUNT: u64 = (1 << 14) - 1;
+const SIZE: u64 = (1 << 20) - 1;
+
+const _: () = assert!(MAX_PAGE as u64 <= LEN && MAX_PAGE as u64 - 1 <= SIZE);
 
 impl Tag {
-    /// `count` lines from line `first` of the region. `flags`: `WIPE` or 0.
+    /// `count` lines from line `first` of the region.
     #[inline]
-    pub(crate) fn lines(first: usize, count: usize, flags: u32) -> Tag {
-        debug_assert!(first <= FIRST as usize && count > 0 && count - 1 <= COUNT as usize);
-        #[allow(clippy::cast_possible_truncation)] // 15 and 14 bits: geometry asserts it
-        Tag(first as u32 | ((count - 1) as u32) << COUNT_SHIFT | flags)
+    fn lines(first: usize, count: usize, flags: u64) -> Tag {
+        let (first, last) = (first as u64, count as u64 - 1);
+        debug_assert!(first <= FIRST && last <= COUNT && flags & !FLAGS == 0);
+        Tag(first << FIRST_SHIFT | last << COUNT_SHIFT | TOLD | flags)
     }
 
     /// `size` bytes of a byte page.
-    pub(crate) fn bytes(size: usize) -> Tag {
-        debug_assert!(size > 0 && size - 1 <= SIZE as usize);
-        #[allow(clippy::cast_possible_truncation)] // 20 bits: a page has at most 1 MiB
-        Tag((size - 1) as u32 | BYTES)
+    fn bytes(size: usize) -> Tag {
+        let last = size as u64 - 1;
+        debug_assert!(last <= SIZE);
+        Tag(last << FIRST_SHIFT | BYTES)
     }
 
     #[inline]
+    #[allow(clippy::cast_possible_truncation)] // 15 bits
     fn first(self) -> usize {
-        (self.0 & FIRST) as usize
+        (self.0 >> FIRST_SHIFT & FIRST) as usize
     }
 
     #[inline]
+    #[allow(clippy::cast_possible_truncation)] // 14 bits
     fn count(self) -> usize {
         (self.0 >> COUNT_SHIFT & COUNT) as usize + 1
     }
 
+    #[allow(clippy::cast_possible_truncation)] // 20 bits
     fn size(self) -> usize {
-        (self.0 & SIZE) as usize + 1
+        (self.0 >> FIRST_SHIFT & SIZE) as usize + 1
     }
 
-    fn has(self, flag: u32) -> bool {
+    #[inline]
+    fn has(self, flag: u64) -> bool {
         self.0 & flag != 0
     }
+
+    /// What parts of this tag's fragment inherit when it has one handle.
+    fn flags(self) -> u64 {
+        self.0 & FLAGS & !SHARED
+    }
+}
+
+/// The word of a handle that shows `len` bytes from `ptr` on and gives back
+/// what `tag` says. Where that is what is shown, the word does not repeat it.
+#[inline]
+fn word(ptr: NonNull<u8>, len: usize, tag: Tag) -> u64 {
+    debug_assert!(len as u64 <= LEN);
+    let as_shown = tag.has(TOLD)
+        && ptr.addr().get().is_multiple_of(LINE)
+        && tag.first() == line_of(ptr)
+        && tag.count() == lines_for(len);
+    let tag = if as_shown { tag.0 & FLAGS } else { tag.0 };
+    len as u64 | tag
 }
 
 /// An owned piece of a page, without rules about who reads or writes it.
@@ -94,13 +135,6 @@ pub struct RawFrag {
     word: AtomicU64,
 }
 
-/// Where the tag stands in a fragment's word.
-const TAG_SHIFT: u32 = 32;
-
-fn word(len: u32, tag: Tag) -> u64 {
-    u64::from(len) | u64::from(tag.0) << TAG_SHIFT
-}
-
 // SAFETY: a raw fragment owns its share of its page's lines. Freeing them is
 // safe on any thread: the page decides by its owner's token which road a free
 // takes, and only the owner's own thread takes the one without locked
@@ -111,19 +145,65 @@ unsafe impl Send for RawFrag {}
 unsafe impl Sync for RawFrag {}
 
 impl RawFrag {
+    /// `len` bytes of a line page, and the lines that they are in. `flags`:
+    /// `WIPE`, `CLEAN` or 0.
+    ///
+    /// # Safety
+    /// * `ptr` is where a line begins and `len`, not 0, reaches to the end of
+    ///   its page at most.
+    /// * The owner of the page has carved the lines for this value alone.
+    /// * `ptr` carries the provenance of the region's mapping.
+    #[inline]
+    pub(crate) unsafe fn carve(ptr: NonNull<u8>, len: usize, flags: u64) -> RawFrag {
+        debug_assert!(len != 0 && len as u64 <= LEN && ptr.addr().get().is_multiple_of(LINE));
+        RawFrag {
+            ptr,
+            word: AtomicU64::new(len as u64 | flags),
+        }
+    }
+
+    /// `len` bytes of a byte page.
+    ///
+    /// # Safety
+    /// * The bytes lie in a byte page, whose owner has carved them for this
+    ///   value alone.
+    /// * `ptr` carries the provenance of the region's mapping.
+    pub(crate) unsafe fn carve_bytes(ptr: NonNull<u8>, len: usize) -> RawFrag {
+        // SAFETY: carved for this value alone (caller).
+        unsafe { Self::part(ptr, len, Tag::bytes(len)) }
+    }
+
+    /// The fragment as two plain words. It lives on in them.
+    pub(crate) fn into_words(self) -> (NonNull<u8>, u64) {
+        // Relaxed: nobody else has the handle.
+        let words = (self.ptr, self.word.load(Ordering::Relaxed));
+        self.forget();
+        words
+    }
+
+    /// The fragment that two words are.
+    ///
+    /// # Safety
+    /// They come from `into_words` and are used once.
+    #[inline]
+    pub(crate) unsafe fn from_words(ptr: NonNull<u8>, word: u64) -> RawFrag {
+        RawFrag {
+            ptr,
+            word: AtomicU64::new(word),
+        }
+    }
+
     /// A handle on what `tag` describes.
     ///
     /// # Safety
-    /// * `ptr .. ptr + len` lies within what `tag` describes, in a page whose
-    ///   owner has carved it for this value alone, and carries the provenance
-    ///   of the region's mapping.
-    #[inline]
-    pub(crate) unsafe fn carve(ptr: NonNull<u8>, len: usize, tag: Tag) -> RawFrag {
-        debug_assert!(u32::try_from(len).is_ok());
-        #[allow(clippy::cast_possible_truncation)] // a page has at most 1 MiB
+    /// * `ptr .. ptr + len` lies within what `tag` describes, or `len` is 0 and
+    ///   `ptr` in the same page.
+    /// * What `tag` describes is this value's alone.
+    /// * `ptr` carries the provenance of the region's mapping.
+    unsafe fn part(ptr: NonNull<u8>, len: usize, tag: Tag) -> RawFrag {
         RawFrag {
             ptr,
-            word: AtomicU64::new(word(len as u32, tag)),
+            word: AtomicU64::new(word(ptr, len, tag)),
         }
     }
 
@@ -131,14 +211,23 @@ impl RawFrag {
     fn tag(&self) -> Tag {
         // Relaxed: only the SHARED flag ever changes while the handle is
         // borrowed, and all who change it set it.
-        Tag((self.word.load(Ordering::Relaxed) >> TAG_SHIFT) as u32)
+        self.tag_of(self.word.load(Ordering::Relaxed))
+    }
+
+    /// The whole tag in `word`, which is this handle's.
+    #[inline]
+    fn tag_of(&self, word: u64) -> Tag {
+        if word & (TOLD | BYTES) != 0 {
+            return Tag(word & !LEN);
+        }
+        #[allow(clippy::cast_possible_truncation)] // 21 bits
+        let len = (word & LEN) as usize;
+        Tag::lines(line_of(self.ptr), lines_for(len), word & FLAGS)
     }
 
     fn set(&mut self, len: usize, tag: Tag) {
-        #[allow(clippy::cast_possible_truncation)] // a page has at most 1 MiB
-        let len = len as u32;
         // Relaxed: the handle is borrowed exclusively.
-        self.word.store(word(len, tag), Ordering::Relaxed);
+        self.word.store(word(self.ptr, len, tag), Ordering::Relaxed);
     }
 
     #[inline]
@@ -159,9 +248,9 @@ impl RawFrag {
     pub fn len(&self) -> usize {
         // Relaxed: as in `tag`; the length changes only in exclusive hands.
         let word = self.word.load(Ordering::Relaxed);
-        #[allow(clippy::cast_possible_truncation)] // the low half is meant
+        #[allow(clippy::cast_possible_truncation)] // 21 bits
         {
-            word as u32 as usize
+            (word & LEN) as usize
         }
     }
 
@@ -212,10 +301,7 @@ impl RawFrag {
     /// page's fragments together keep from others at this moment.
     pub fn pinned_bytes(&self) -> usize {
         let page = self.home();
-        let set_aside = shelf::uncarved_in(page) << LINE_SHIFT;
-        (page.size() + set_aside)
-            .saturating_sub(page.alive_bytes())
-            .min(page.size())
+        page.size().saturating_sub(page.alive_bytes())
     }
 
     /// Is this the only handle of its fragment? At granule 1 a fragment that
@@ -234,9 +320,8 @@ impl RawFrag {
         } else {
             self.home().share(tag.first());
         }
-        #[allow(clippy::cast_possible_truncation)] // a page has at most 1 MiB
-        let shared = word(self.len() as u32, Tag(tag.0 | SHARED));
-        // Relaxed: see `tag`.
+        // Relaxed, both: see `tag`.
+        let shared = self.word.load(Ordering::Relaxed) | SHARED;
         self.word.store(shared, Ordering::Relaxed);
         RawFrag {
             ptr: self.ptr,
@@ -254,12 +339,13 @@ impl RawFrag {
             "range out of bounds: {len} bytes from {start} of {}",
             self.len()
         );
+        let tag = self.tag();
         if len != 0 {
             // An empty handle keeps its address, which must stay in its page.
             // SAFETY: within the fragment (asserted).
             self.ptr = unsafe { self.ptr.add(start) };
         }
-        self.set(len, self.tag());
+        self.set(len, tag);
     }
 
     /// Shows only the first `len` bytes, and gives the lines behind them back
@@ -278,7 +364,7 @@ impl RawFrag {
             let keep = len.max(1);
             (keep < tag.size()).then(|| (Tag::bytes(keep), Tag::bytes(tag.size() - keep)))
         } else {
-            let flags = tag.0 & WIPE;
+            let flags = tag.flags();
             let into = self.offset_in_line_of(tag.first());
             let keep = lines_for(into + len).max(1);
             (keep < tag.count()).then(|| {
@@ -291,7 +377,7 @@ impl RawFrag {
             self.set(len, keep);
             // SAFETY: `give` was part of this handle's tag and is no more; the
             // address only has to lie in the page.
-            drop(unsafe { RawFrag::carve(self.ptr, 0, give) });
+            drop(unsafe { RawFrag::part(self.ptr, 0, give) });
         }
     }
 
@@ -321,7 +407,7 @@ impl RawFrag {
         if inside && tag.has(BYTES) {
             self.set(len, Tag::bytes(at));
             // SAFETY: the two tags together are the old one's bytes.
-            let mut rest = unsafe { RawFrag::carve(self.ptr, len, Tag::bytes(tag.size() - at)) };
+            let mut rest = unsafe { RawFrag::part(self.ptr, len, Tag::bytes(tag.size() - at)) };
             rest.narrow(at, len - at);
             self.narrow(0, at);
             return rest;
@@ -331,13 +417,13 @@ impl RawFrag {
             // SAFETY: `at` is below the length.
             let behind = unsafe { self.ptr.add(at) };
             let kept = line_of(behind) - tag.first();
-            let flags = tag.0 & WIPE;
+            let flags = tag.flags();
             self.set(len, Tag::lines(tag.first(), kept, flags));
             let rest = Tag::lines(tag.first() + kept, tag.count() - kept, flags);
             self.narrow(0, at);
             // SAFETY: the lines behind the cut were part of this handle's tag
             // and are no more.
-            return unsafe { RawFrag::carve(behind, len - at, rest) };
+            return unsafe { RawFrag::part(behind, len - at, rest) };
         }
         let mut rest = self.share();
         rest.narrow(at, len - at);
@@ -360,7 +446,8 @@ impl RawFrag {
 
     /// Frees what is not freed the short way.
     #[inline(never)]
-    fn free_special(page: Page, tag: Tag) {
+    fn free_special(&self) {
+        let (page, tag) = (self.home(), self.tag());
         if tag.has(BYTES) {
             if !page.is_mine() {
                 Self::deliver(page.count(tag.size()));
@@ -375,9 +462,30 @@ impl RawFrag {
         if tag.has(WIPE) {
             wipe(page, tag.first(), tag.count());
         }
-        if !page.is_mine() {
+        if page.is_mine() {
+            Self::free_here(page, tag);
+        } else {
             Self::deliver(page.free_elsewhere(tag.first(), tag.count()));
-        } else if page.free_here(tag.first(), tag.count()) {
+        }
+    }
+
+    /// Frees lines of one of the calling thread's pages.
+    fn free_here(page: Page, tag: Tag) {
+        let (first, count) = (tag.first(), tag.count());
+        if page.retreat(start_of(page, first), count << LINE_SHIFT) {
+            if tag.has(CLEAN) {
+                wipe(page, first, count);
+            }
+        } else {
+            Self::free_lines(page, first, count);
+        }
+    }
+
+    /// Frees lines of one of the calling thread's pages that were not carved
+    /// last. Out of line, so that the others take no room where they are freed.
+    #[inline(never)]
+    fn free_lines(page: Page, first: usize, count: usize) {
+        if page.free_here(first, count) {
             Self::wake(page);
         }
     }
@@ -400,22 +508,33 @@ impl RawFrag {
 
 /// Zeroes lines of the region that belong to a fragment nobody has any more.
 fn wipe(page: Page, first: usize, count: usize) {
-    let offset = (first - page.first_line()) << LINE_SHIFT;
-    // SAFETY: the lines are in the page.
-    let start = unsafe { page.base().add(offset) };
     // SAFETY: the fragment's lines, of which the caller is the last holder.
-    unsafe { start.write_bytes(0, count << LINE_SHIFT) };
+    unsafe { start_of(page, first).write_bytes(0, count << LINE_SHIFT) };
+}
+
+/// Where line `first` of the region begins, which is in `page`.
+fn start_of(page: Page, first: usize) -> NonNull<u8> {
+    let offset = (first - page.first_line()) << LINE_SHIFT;
+    // SAFETY: the line is in the page.
+    unsafe { page.base().add(offset) }
 }
 
 impl Drop for RawFrag {
     #[inline]
     fn drop(&mut self) {
-        let tag = self.tag();
+        // Relaxed: nobody else has the handle any more.
+        let word = self.word.load(Ordering::Relaxed);
+        if word > LEN {
+            return self.free_special();
+        }
         let page = self.home();
-        if tag.0 & SPECIAL != 0 || !page.is_mine() {
-            Self::free_special(page, tag);
-        } else if page.free_here(tag.first(), tag.count()) {
-            Self::wake(page);
+        if !page.is_mine() {
+            return self.free_special();
+        }
+        #[allow(clippy::cast_possible_truncation)] // 21 bits
+        let len = word as usize;
+        if !page.retreat(self.ptr, len) {
+            Self::free_lines(page, line_of(self.ptr), lines_for(len));
         }
     }
 }

@@ -13,7 +13,6 @@
 
 use std::ptr::{self, NonNull};
 
-use crate::geometry::LINE_SHIFT;
 use crate::mem::header::PageHead;
 use crate::mem::page::{FreePage, NEVER, Page, Role};
 use crate::sync::{AtomicBool, AtomicPtr, Ordering, OwnerPtr, OwnerU64};
@@ -32,12 +31,8 @@ const WORTH: usize = 4;
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Shelf {
-    /// The next byte to carve. Null when nothing is being carved.
-    pub(crate) cursor: OwnerPtr<u8>,
-    /// The end of the hole being carved.
-    pub(crate) limit: OwnerPtr<u8>,
-    /// The page being carved.
-    pub(crate) current: OwnerPtr<PageHead>,
+    /// The page being carved; `nowhere` if there is none, so never null.
+    current: OwnerPtr<PageHead>,
     /// Where the search for the next hole of `current` goes on, in lines; of a
     /// byte page the next offset to carve, in bytes.
     pub(crate) offset: OwnerU64,
@@ -45,6 +40,8 @@ pub(crate) struct Shelf {
     ready: List,
     spare: List,
     pub(crate) counters: Counters,
+    /// Stands in for a page where there is none: its hole is always empty.
+    nowhere: PageHead,
     taken: AtomicBool,
     next: AtomicPtr<Shelf>,
 }
@@ -85,8 +82,6 @@ impl Shelf {
     fn new() -> Self {
         let zero = || OwnerU64::new(0);
         Self {
-            cursor: OwnerPtr::null(),
-            limit: OwnerPtr::null(),
             current: OwnerPtr::null(),
             offset: zero(),
             retired: List::new(),
@@ -101,6 +96,7 @@ impl Shelf {
                 orphaned: zero(),
                 alloc_fail: zero(),
             },
+            nowhere: PageHead::new(),
             taken: AtomicBool::new(true),
             next: AtomicPtr::new(ptr::null_mut()),
         }
@@ -108,8 +104,29 @@ impl Shelf {
 
     /// The page being carved.
     pub(crate) fn current(&self) -> Option<Page> {
+        let head = NonNull::new(self.current.get())?;
+        let there = !ptr::eq(head.as_ptr(), &raw const self.nowhere);
         // SAFETY: the shelf's owner owns the page, so its region is mapped.
-        NonNull::new(self.current.get()).map(|head| unsafe { Page::of_head(head) })
+        there.then(|| unsafe { Page::of_head(head) })
+    }
+
+    /// The head of the page being carved, or of no page: where the cursor and
+    /// the limit are.
+    #[inline]
+    pub(crate) fn hole(&self) -> &PageHead {
+        // SAFETY: the shelf's owner owns the page, so its head is mapped until
+        // the owner, who is here, lets go of it; `nowhere` is as old as `self`.
+        unsafe { &*self.current.get() }
+    }
+
+    /// From now on `page` is being carved.
+    pub(crate) fn go_to(&self, page: Page) {
+        self.current.set(page.head_ptr());
+    }
+
+    /// From now on no page is.
+    pub(crate) fn go_nowhere(&self) {
+        self.current.set((&raw const self.nowhere).cast_mut());
     }
 
     /// Puts a page of the calling thread that is in no list away, as a look at
@@ -177,16 +194,9 @@ impl Shelf {
             .chain(self.spare.iter())
     }
 
-    /// Bytes taken out of the map of the current page and not yet carved.
-    /// From any thread: exact at quiescence.
-    pub(crate) fn uncarved(&self) -> usize {
-        let cursor = self.cursor.peek().addr();
-        self.limit.peek().addr().saturating_sub(cursor)
-    }
-
     /// Gives the shelf, which is empty, back to its roster.
     pub(crate) fn vacate(&self) {
-        debug_assert!(self.current.get().is_null() && self.pages().next().is_none());
+        debug_assert!(self.current().is_none() && self.pages().next().is_none());
         // Release, partner `Roster::take`: the fields as this owner left them.
         self.taken.store(false, Ordering::Release);
     }
@@ -318,6 +328,8 @@ impl Roster {
             }
         }
         let new = NonNull::from(Box::leak(Box::new(Shelf::new())));
+        // SAFETY: leaked just now, and nobody else has it yet.
+        unsafe { new.as_ref() }.go_nowhere();
         let mut first = self.first.load(Ordering::Relaxed);
         loop {
             // SAFETY: leaked above, freed only with the roster.
@@ -346,11 +358,6 @@ impl Roster {
             Some(shelf)
         })
     }
-
-    /// Bytes that caches have set aside to carve. Exact at quiescence.
-    pub(crate) fn uncarved(&self) -> usize {
-        self.iter().map(Shelf::uncarved).sum()
-    }
 }
 
 impl Drop for Roster {
@@ -363,14 +370,4 @@ impl Drop for Roster {
             next = shelf.next.load(Ordering::Relaxed);
         }
     }
-}
-
-/// Lines a shelf has set aside in `page`, if it is the one being carved there.
-pub(crate) fn uncarved_in(page: Page) -> usize {
-    if page.role() != Role::Current || page.is_bytes() {
-        return 0;
-    }
-    let shelf = page.head().shelf.peek().cast::<Shelf>();
-    // SAFETY: a shelf once set in a page's head lives as long as the pool.
-    unsafe { shelf.as_ref() }.map_or(0, |shelf| shelf.uncarved() >> LINE_SHIFT)
 }

@@ -1,4 +1,4 @@
-//! Frees from elsewhere against the owner's sweep.
+//! Frees from elsewhere against the owner's sweep and the owner's cursor.
 
 use loom::thread;
 
@@ -52,6 +52,66 @@ fn a_free_across_words_against_sweep() {
         }
         other.join().unwrap();
         drop((next, keep));
+        drop(cache);
+        settled(&pool);
+    });
+}
+
+#[test]
+fn the_way_back_against_a_free_from_elsewhere() {
+    model(|| {
+        let pool = pool(Some(1));
+        let mut cache = PageFragCache::new(&pool);
+        let keep = cache.alloc(LINE).unwrap();
+        let there = cache.alloc(LINE).unwrap();
+        let last = cache.alloc(LINE).unwrap();
+        let (old, end) = (place(&there), place(&last));
+        let bytes = Payload::new();
+        let witness = bytes.clone();
+        let other = thread::spawn(move || {
+            witness.write();
+            drop(there);
+        });
+        // Back to the end of what the other thread frees meanwhile, not beyond.
+        drop(last);
+        let again = cache.alloc(WORD).unwrap();
+        assert_eq!(place(&again).0, end.0);
+        drop(again);
+        let fill: Vec<_> = (0..3).map(|_| cache.alloc(LINE).unwrap()).collect();
+        if fill.iter().any(|frag| overlaps(frag, old)) {
+            bytes.write();
+        }
+        other.join().unwrap();
+        drop((fill, keep));
+        drop(cache);
+        settled(&pool);
+    });
+}
+
+#[test]
+fn the_last_carved_freed_elsewhere_leaves_the_cursor() {
+    model(|| {
+        let pool = pool(Some(1));
+        let mut cache = PageFragCache::new(&pool);
+        let last = cache.alloc(LINE).unwrap();
+        let old = place(&last);
+        let bytes = Payload::new();
+        let witness = bytes.clone();
+        let other = thread::spawn(move || {
+            witness.write();
+            drop(last);
+        });
+        // The free goes by its road, whatever the owner does with the cursor.
+        let room = cache.prepare(LINE).unwrap();
+        let next = room.commit(LINE).unwrap();
+        assert!(!overlaps(&next, old));
+        drop(next);
+        let fill: Vec<_> = (0..4).map(|_| cache.alloc(LINE).unwrap()).collect();
+        if fill.iter().any(|frag| overlaps(frag, old)) {
+            bytes.write();
+        }
+        other.join().unwrap();
+        drop(fill);
         drop(cache);
         settled(&pool);
     });

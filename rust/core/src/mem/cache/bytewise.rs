@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::geometry::align_up;
 use crate::mem::frag::FragMut;
 use crate::mem::page::Page;
-use crate::mem::raw::{RawFrag, Tag};
+use crate::mem::raw::RawFrag;
 use crate::mem::shelf::bump;
 
 /// Retired pages that a refill looks at: their bytes may have come home from
@@ -97,13 +97,55 @@ pub(crate) fn carve(cache: &PageFragCache, page: Page, offset: usize, size: usiz
     let start: NonNull<u8> = unsafe { page.base().add(offset) };
     // SAFETY: beyond all that was carved since the page was started, so these
     // bytes are handed out once, here.
-    let raw = unsafe { RawFrag::carve(start, size, Tag::bytes(size)) };
+    let raw = unsafe { RawFrag::carve_bytes(start, size) };
     // SAFETY: nobody else has a handle of them.
     unsafe { FragMut::from_raw(raw) }
 }
 
+/// Takes the first `used` bytes of what `make_room` found.
+#[inline(never)]
+pub(crate) fn commit(cache: &PageFragCache, used: usize) -> FragMut {
+    let offset = usize::try_from(cache.shelf().offset.get()).unwrap_or(0);
+    let page = cache.shelf().current().expect("`prepare` has seen to it");
+    carve(cache, page, offset, used)
+}
+
+/// Gives back what `room` has behind the first `used` bytes, or all of it. The
+/// offset follows if `room` was carved last.
+pub(crate) fn settle(cache: &PageFragCache, mut room: FragMut, used: usize) -> Option<FragMut> {
+    let last = last_carved(cache, &room);
+    let given = room.capacity() - used;
+    let kept = if used == 0 {
+        drop(room);
+        None
+    } else {
+        room.shrink_to(used);
+        Some(room)
+    };
+    if let Some(page) = last {
+        untake(cache, page, given);
+    }
+    kept
+}
+
+/// The current page, if `room` was the last thing carved there.
+fn last_carved(cache: &PageFragCache, room: &FragMut) -> Option<Page> {
+    // A handle that was narrowed does not show where its bytes end, and one
+    // that is shared frees nothing when it goes.
+    if room.len() != room.capacity() || !room.is_unique() {
+        return None;
+    }
+    let page = cache.shelf().current()?;
+    let end = room.offset() + room.capacity();
+    let last = usize::try_from(cache.shelf().offset.get()) == Ok(end);
+    (last && room.page() == page.base().addr().get()).then_some(page)
+}
+
 /// Moves the offset back over `bytes` that were carved last and freed since.
-pub(crate) fn untake(cache: &PageFragCache, page: Page, bytes: usize) {
+fn untake(cache: &PageFragCache, page: Page, bytes: usize) {
+    if bytes == 0 {
+        return;
+    }
     let offset = usize::try_from(cache.shelf().offset.get()).unwrap_or(0) - bytes;
     cache.shelf().offset.set(offset as u64);
     let init = cache.pool().init();

@@ -37,7 +37,7 @@ impl PageFragCache {
         let step = lines_for(align);
         if let Some(page) = shelf.current() {
             let small = need * SMALL <= page.lines() && shelf.ready() != 0;
-            if !small && page.is_all_back(self.uncarved() >> LINE_SHIFT) {
+            if !small && page.is_all_back(page.uncarved_bytes() >> LINE_SHIFT) {
                 bump(&shelf.counters.reuses);
                 self.carve_whole(page);
                 return Ok(());
@@ -90,29 +90,26 @@ impl PageFragCache {
     }
 
     fn fits(&self, size: usize, align: usize) -> bool {
-        let cursor = self.shelf().cursor.get().addr();
-        let limit = self.shelf().limit.get().addr();
+        let hole = self.shelf().hole();
+        let cursor = hole.cursor.get().addr();
+        let limit = hole.limit.get().addr();
         align_up(cursor, align)
             .checked_add(size)
             .is_some_and(|end| end <= limit)
             && cursor != 0
     }
 
-    /// Bytes of the hole not carved yet.
-    fn uncarved(&self) -> usize {
-        let cursor = self.shelf().cursor.get().addr();
-        self.shelf().limit.get().addr() - cursor
-    }
-
     /// Puts what is left of the hole back into the map.
     pub(super) fn close_hole(&self) {
-        let shelf = self.shelf();
-        let rest = self.uncarved();
-        if let (Some(page), Some(start)) = (shelf.current(), NonNull::new(shelf.cursor.get())) {
-            page.put_lines(line_of(start), rest >> LINE_SHIFT);
+        let Some(page) = self.shelf().current() else {
+            return;
+        };
+        let hole = page.head();
+        if let Some(start) = NonNull::new(hole.cursor.get()) {
+            page.put_lines(line_of(start), page.uncarved_bytes() >> LINE_SHIFT);
         }
-        shelf.cursor.set(null_mut());
-        shelf.limit.set(null_mut());
+        hole.cursor.set(null_mut());
+        hole.limit.set(null_mut());
     }
 
     /// Carves an owned page without live fragments from its start.
@@ -120,7 +117,7 @@ impl PageFragCache {
         self.start(page);
         self.shelf().offset.set(page.lines() as u64);
         page.take_all();
-        self.open_hole(page.base(), page.size());
+        self.open_hole(page, page.base(), page.size());
     }
 
     /// Opens the first hole of `page` at or after line `from` that fits.
@@ -135,32 +132,33 @@ impl PageFragCache {
         page.take_lines(page.first_line() + first, count);
         // SAFETY: the hole lies in the page.
         let start = unsafe { page.base().add(first << LINE_SHIFT) };
-        self.open_hole(start, count << LINE_SHIFT);
+        self.open_hole(page, start, count << LINE_SHIFT);
         true
     }
 
-    /// Carves from `start` on; the bytes have been taken out of the map.
-    fn open_hole(&self, start: NonNull<u8>, bytes: usize) {
+    /// Carves `page` from `start` on; the bytes have been taken out of the map.
+    fn open_hole(&self, page: Page, start: NonNull<u8>, bytes: usize) {
         if self.pool().init().on_alloc {
             // SAFETY: taken out of the map, so nobody else's.
             unsafe { start.write_bytes(0, bytes) };
         }
-        self.shelf().cursor.set(start.as_ptr());
+        let hole = page.head();
+        hole.cursor.set(start.as_ptr());
         // SAFETY: the hole ends within the page or at its end.
-        self.shelf().limit.set(unsafe { start.add(bytes) }.as_ptr());
+        hole.limit.set(unsafe { start.add(bytes) }.as_ptr());
     }
 
     /// Makes an owned page that is in no list the one being carved.
     pub(super) fn start(&self, page: Page) {
         page.set_role(Role::Current);
-        self.shelf().current.set(page.head_ptr());
+        self.shelf().go_to(page);
     }
 
     /// Puts the current page away, whose hole is closed.
     pub(super) fn put_current_away(&self) {
         let shelf = self.shelf();
         if let Some(page) = shelf.current() {
-            shelf.current.set(null_mut());
+            shelf.go_nowhere();
             self.put_away(page);
         }
     }
@@ -250,7 +248,7 @@ impl PageFragCache {
         }
         let shelf = self.shelf();
         if let Some(page) = shelf.current() {
-            shelf.current.set(null_mut());
+            shelf.go_nowhere();
             self.let_go(page, keep_alive);
         }
         while let Some(page) = shelf.take_spare() {

@@ -4,13 +4,15 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use super::PageFragCache;
+use super::{Granule, PageFragCache, bytewise};
 use crate::error::Error;
+use crate::geometry::{LINE, align_up};
 use crate::mem::frag::FragMut;
 
 /// All the room a cache has at its cursor, shown and not taken; from
 /// [`PageFragCache::prepare`].
 ///
+/// Its end puts back what was not taken, so one that is leaked keeps the room.
 /// It borrows the cache, so nothing else can be allocated from it meanwhile:
 /// ```compile_fail,E0499
 /// # let pool = pagefrag::PagePool::new(32 * 1024).unwrap();
@@ -49,20 +51,32 @@ impl<'c> Reservation<'c> {
     ///
     /// # Errors
     /// [`Error::ZeroSize`], [`Error::CommitAboveRoom`]; nothing is taken then.
+    #[inline]
     pub fn commit(mut self, used: usize) -> Result<FragMut, Error> {
-        if used == 0 {
-            return Err(Error::ZeroSize);
+        if used.wrapping_sub(1) >= self.room {
+            return Err(Self::refusal(used));
         }
-        if used > self.room {
-            return Err(Error::CommitAboveRoom);
-        }
-        let frag = self.cache.commit(used);
-        // What is behind the fragment stays room; `drop` clears only that.
-        let taken = frag.capacity().min(self.room);
-        // SAFETY: within the room.
+        let (frag, taken) = if self.cache.granule() == Granule::Line {
+            let frag = self.cache.hand_out(self.start.as_ptr(), used);
+            (frag, align_up(used, LINE))
+        } else {
+            (bytewise::commit(self.cache, used), used)
+        };
+        // What is behind the fragment stays room, and `drop` puts it back.
+        // SAFETY: within the room, which is whole lines if lines are taken.
         self.start = unsafe { self.start.add(taken) };
         self.room -= taken;
         Ok(frag)
+    }
+
+    /// Why nothing is taken.
+    #[cold]
+    fn refusal(used: usize) -> Error {
+        if used == 0 {
+            Error::ZeroSize
+        } else {
+            Error::CommitAboveRoom
+        }
     }
 
     /// Makes what was written through [`bytes::BufMut`] a fragment.
@@ -94,9 +108,10 @@ impl DerefMut for Reservation<'_> {
 }
 
 impl Drop for Reservation<'_> {
+    #[inline]
     fn drop(&mut self) {
-        let init = self.cache.pool().init();
-        if init.on_alloc || init.on_free {
+        self.cache.put_room_back(self.start);
+        if self.cache.zeroes() {
             // The user may have written here, and it stays room.
             self.fill(0);
         }

@@ -26,7 +26,7 @@ impl Page {
         head.balance.set(0);
         head.until.set(NEVER);
         #[allow(clippy::cast_possible_truncation)] // below MAX_PAGES
-        let number = (page.index as u32) << INDEX_SHIFT;
+        let number = (page.index() as u32) << INDEX_SHIFT;
         let kind = if bytes { BYTES } else { 0 };
         head.role.set(number | kind | Role::Current as u32);
         // Relaxed, both: no fragment exists; whoever gets one gets these too.
@@ -45,14 +45,6 @@ impl Page {
             debug_assert_eq!(local.get() & mask, mask, "carving live lines");
             local.set(local.get() & !mask);
         });
-    }
-
-    /// Takes lines back that were carved last and have just been freed here, as
-    /// if neither had happened.
-    pub(crate) fn take_back(self, first: usize, count: usize) {
-        self.take_lines(first, count);
-        let until = &self.head().until;
-        until.set(until.get() + i32::try_from(count).unwrap_or(0));
     }
 
     /// Puts lines that were taken and not used back into the map.

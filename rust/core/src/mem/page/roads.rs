@@ -1,14 +1,40 @@
 //! The roads by which bytes come home, and the counts of who shares them.
 //!
-//! Told in the parent; here are the instructions. Each function that gives
+//! Told in the parent, with the way back; here are the instructions. Each function that gives
 //! bytes away ends with the instruction that does so.
 
 use super::{DEAD, FreePage, LastFree, NEVER, NOBODY, ORPHAN, OWNED, Page, Role};
-use crate::geometry::{FULL, WORD_LINES};
+use std::ptr::NonNull;
+
+use crate::geometry::{FULL, LINE, WORD_LINES, align_up, lines_for};
+use crate::mem::header::line_of;
 use crate::mem::lines;
 use crate::sync::Ordering;
 
 impl Page {
+    /// The owner's thread frees the lines of `bytes` bytes from `start` on, the
+    /// first of a line, by the short road: if they were carved last, the cursor
+    /// goes back over them. False otherwise; then nothing has been said.
+    #[inline]
+    pub(crate) fn retreat(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        let cursor = &self.head().cursor;
+        if align_up(start.addr().get() + bytes, LINE) != cursor.get().addr() {
+            return false;
+        }
+        debug_assert!(self.is_carved(start, bytes), "freed twice");
+        cursor.set(start.as_ptr());
+        true
+    }
+
+    /// Are the lines of `bytes` bytes from `start` on out of the owner's map?
+    fn is_carved(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        let mut known = 0;
+        lines::for_each_word(line_of(start), lines_for(bytes), |word, mask| {
+            known |= self.header().local[word].get() & mask;
+        });
+        known == 0
+    }
+
     /// The owner's thread frees `count` lines from `first` (of the region).
     /// No locked instruction. True when the owner asked to be told by now.
     #[inline]
