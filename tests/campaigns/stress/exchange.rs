@@ -54,12 +54,17 @@ pub(crate) fn run(pool: &PagePool, budget: Budget) -> Told {
     let table: Table = (0..PLACES).map(|_| Mutex::default()).collect();
     while budget.is_left(total.load(Ordering::Relaxed)) {
         thread::scope(|scope| {
-            for _ in 0..THREADS {
+            let threads = (0..THREADS).map(|_| {
                 scope.spawn(|| {
                     let seed = lives.fetch_add(1, Ordering::Relaxed) + 1;
                     let done = live(&cache, &table, seed, &damaged);
                     total.fetch_add(done, Ordering::Relaxed);
-                });
+                })
+            });
+            // A scope ends with its closures; a thread that is joined has
+            // drained its caches as well.
+            for thread in threads.collect::<Vec<_>>() {
+                thread.join().expect("a life comes through");
             }
         });
     }
