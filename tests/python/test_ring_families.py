@@ -103,6 +103,20 @@ def test_descriptors_that_come_along_do_not_stay_open(timestamps: bool) -> None:
     os.close(reader)
 
 
+def test_the_senders_process_does_not_stay_open() -> None:
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with left, right, RxRing(left, timestamps=True) as ring:
+        try:
+            left.setsockopt(socket.SOL_SOCKET, 76, 1)  # SO_PASSPIDFD
+        except OSError:
+            pytest.skip("this kernel has no SO_PASSPIDFD")
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(5):
+            right.send(b"x")
+        assert len(ring.recv(timeout=LONG)) == 5
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_unix_sender_that_dies_leaves_its_packets() -> None:
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with left, RxRing(left) as ring:

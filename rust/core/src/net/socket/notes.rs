@@ -53,16 +53,19 @@ impl Notes {
     }
 }
 
-/// Closes the descriptors that a peer has sent along (`SCM_RIGHTS`): they are
-/// open in this process, and nobody else knows of them.
+/// Closes the descriptors that come along, those that a peer has sent (`SCM_RIGHTS`)
+/// and the one that stands for it (`SCM_PIDFD`, where the user has asked the socket for
+/// it): they are open in this process, and nobody else knows of them.
 pub(super) fn close_rights(mut control: &[u8]) {
     while let Some((len, level, kind)) = control_header(control) {
         let data = control.get(CONTROL_HEADER..len).unwrap_or_default();
-        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-            for fd in data.chunks_exact(size_of::<c_int>()).filter_map(number) {
-                // SAFETY: the kernel has opened this descriptor for whoever reads
-                // the message, which is this function, once.
-                drop(unsafe { OwnedFd::from_raw_fd(c_int::from_ne_bytes(fd)) });
+        if level == libc::SOL_SOCKET && [libc::SCM_RIGHTS, SCM_PIDFD].contains(&kind) {
+            let numbers = data.chunks_exact(size_of::<c_int>()).filter_map(number);
+            // A negative one says why there is none.
+            for fd in numbers.map(c_int::from_ne_bytes).filter(|fd| *fd >= 0) {
+                // SAFETY: not negative, and the kernel has opened this descriptor for
+                // whoever reads the message, which is this function, once.
+                drop(unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
         let next = len.next_multiple_of(WORD);
@@ -83,6 +86,8 @@ fn nanoseconds(data: &[u8]) -> Option<i64> {
 /// counts header and data, the level, the type.
 const CONTROL_HEADER: usize = WORD + 2 * size_of::<c_int>();
 const WORD: usize = size_of::<usize>();
+/// A descriptor of the sender's process (Linux 6.5).
+const SCM_PIDFD: c_int = 4;
 
 /// Length, level and type of the control message that `control` begins with.
 fn control_header(control: &[u8]) -> Option<(usize, c_int, c_int)> {
