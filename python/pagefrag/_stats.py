@@ -137,7 +137,8 @@ class QueueStats:
     rx_hw_drops: int
 
     # Packets dropped for a transient lack of room: on a ring, what the kernel dropped because the
-    # socket's receive buffer was full (``SO_RXQ_OVFL``).
+    # socket's receive buffer was full (``SO_RXQ_OVFL``). The kernel counts datagrams that it has
+    # joined once, however many they are.
     rx_hw_drop_overruns: int
 
     # Super-buffers that the kernel coalesced from several packets (``UDP_GRO``).

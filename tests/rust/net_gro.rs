@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
 use net::{Bench, V4, bench_on, families, one_region, set_option};
-use pagefrag::net::{Readiness, RxOptions, RxRing};
+use pagefrag::net::{Readiness, RxOptions, RxPacket, RxRing};
 use pagefrag::{FragMut, PageFragCache, PagePool};
 use pagefrag_tests::{fill, first_damage};
 
@@ -164,6 +164,67 @@ fn packets_longer_than_a_buffer_are_truncated_the_same_with_gro_on_and_off() {
     let long = (true, 1000, 1400);
     let expected = vec![long, long, long, (false, 1000, 1000), (true, 1000, 65_507)];
     assert_eq!(seen[0], (expected, 4));
+}
+
+#[test]
+fn segments_are_told_behind_all_that_a_user_asks_the_socket_for() {
+    // Drops are told once there was one.
+    let options = RxOptions {
+        timestamps: true,
+        interfaces: true,
+        ..RxOptions::default()
+    };
+    let Some(mut bench) = bench_with(PagePool::new(32 * 1024).unwrap(), V4, options) else {
+        return;
+    };
+    let socket = bench.ring.socket();
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 1);
+    for _ in 0..50 {
+        bench.send(1000, 1);
+    }
+    let socket = bench.ring.socket();
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 200_000);
+    let software = libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+    let software = i32::try_from(software).unwrap();
+    set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, software);
+    for name in [libc::IP_RECVTTL, libc::IP_RECVTOS, libc::IP_RECVORIGDSTADDR] {
+        set_option(socket, libc::IPPROTO_IP, name, 1);
+    }
+    while !bench.recv(64).is_empty() {}
+    assert!(bench.ring.stats().rx_hw_drop_overruns > 0);
+    send_segmented(&bench, &[7; 2500], 1000);
+    let packets = bench.recv_all(3);
+    assert!(packets.iter().all(RxPacket::is_segment));
+    assert!(packets.iter().all(|packet| packet.timestamp().is_some()));
+}
+
+#[test]
+fn what_others_have_the_kernel_coalesce_is_told_packet_by_packet() {
+    let options = RxOptions {
+        gro: false,
+        timestamps: true,
+        ..RxOptions::default()
+    };
+    let mut bench = bench_on(PagePool::new(32 * 1024).unwrap(), V4, options);
+    let socket = bench.ring.socket();
+    if !RxRing::new(socket, &bench.pool, RxOptions::default()).is_ok_and(|other| other.gro()) {
+        eprintln!("skipped: this kernel has no UDP_GRO");
+        return;
+    }
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
+    let mut bytes = vec![0; 4500];
+    fill(&mut bytes, 5);
+    send_segmented(&bench, &bytes, 1000);
+    let packets = bench.recv_all(5);
+    let lens: Vec<_> = packets.iter().map(|packet| packet.frag.len()).collect();
+    assert_eq!(lens, [1000, 1000, 48, 0, 0], "what the buffer had room for");
+    for (packet, expected) in packets.iter().zip(bytes.chunks(1000)) {
+        assert_eq!(packet.wire_len(), expected.len());
+        assert_eq!(packet.is_truncated(), packet.frag.len() < expected.len());
+        assert_eq!(packet.frag[..], expected[..packet.frag.len()]);
+    }
+    assert_eq!(bench.ring.stats().rx_alloc_fail, 0);
 }
 
 #[test]

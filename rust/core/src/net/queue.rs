@@ -26,7 +26,8 @@ pub struct QueueStats {
     /// `rx_hw_drop_overruns` is part of it.
     pub rx_hw_drops: u64,
     /// Packets dropped for a transient lack of room: on a ring, what the kernel
-    /// dropped because the socket's receive buffer was full (`SO_RXQ_OVFL`).
+    /// dropped because the socket's receive buffer was full (`SO_RXQ_OVFL`). The
+    /// kernel counts a super-buffer once, however many packets went into it.
     pub rx_hw_drop_overruns: u64,
     /// Super-buffers that the kernel coalesced from several packets (`UDP_GRO`).
     pub rx_hw_gro_packets: u64,

@@ -422,7 +422,12 @@ impl<S: AsFd> RxRing<S> {
     /// A part of the message that was begun last, as far as a buffer would have
     /// had room for it. `None` when there is no memory, and nowhere to take it from.
     fn copied(&mut self, cache: &mut PageFragCache, part: Part) -> Option<FragMut> {
-        let tail = self.landing.as_ref()?.slot(self.next - 1);
+        let tail = match &self.landing {
+            Some(landing) => landing.slot(self.next - 1),
+            // Somebody else has the kernel coalesce: what the buffer has is there.
+            None if self.buffered => &[],
+            None => return None,
+        };
         let head = match self.armed.last() {
             Some(buffer) if self.buffered => &buffer[..],
             _ => &[],

@@ -45,9 +45,11 @@ const _: () = assert!(FAMILY_INET6 as c_int == libc::AF_INET6);
 pub(super) const MAX_MESSAGES: usize = 1024;
 
 /// Bytes for the control messages of a packet: a drop count and a segment size
-/// (24 each), a timestamp (32) and an interface (40), with room for a mark and
-/// a priority that the user asked the socket for.
-const CONTROL_BYTES: usize = 192;
+/// (24 each), a timestamp (32) and an interface (40), with room for what the user
+/// may have asked the socket for and the kernel writes before the segment size: times
+/// of the device (64) and where they were taken (32), a mark and a priority (24 each).
+/// Without its segment size a super-buffer would be taken for one packet.
+const CONTROL_BYTES: usize = 256;
 
 /// `SK_MEMINFO_DROPS` and the number of values (`linux/sock_diag.h`).
 const MEMINFO_DROPS: usize = 8;
