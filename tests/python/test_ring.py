@@ -513,6 +513,30 @@ def test_a_child_never_hangs_though_a_thread_of_the_parent_receives(
         ring.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_what_waits_at_a_fork_is_the_parents(sock: socket.socket, sender: socket.socket) -> None:
+    with RxRing(sock) as ring:
+        if not ring.gro:
+            pytest.skip("this kernel has no UDP_GRO")
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 100)
+        sender.send(b"".join(bytes([number]) * 100 for number in range(10)))
+        got = [frag[0] for frag in ring.recv(3, LONG)]
+
+        def go_on() -> None:
+            assert ring.pending == 0
+            assert not ring.recv(timeout=0)
+            sender.send(b"\x2a" * 300)  # handed out in three calls of the child
+            assert [frag[0] for _ in range(3) for frag in ring.recv(1, LONG)] == [42] * 3
+            ring.close()
+            assert ring.stats().rx_hw_drops == 0
+
+        assert child(go_on) == 0
+        assert ring.pending == 7
+        while ring.pending:
+            got += [frag[0] for frag in ring.recv(2, 0)]
+        assert got == list(range(10))
+
+
 def test_a_wait_sleeps_though_the_error_queue_is_full(
     sock: socket.socket, sender: socket.socket
 ) -> None:

@@ -48,6 +48,7 @@ mod siblings;
 mod skb;
 mod stats;
 mod thread_end;
+mod turn;
 mod tx;
 mod vessel;
 

@@ -11,7 +11,7 @@
 //! has out, or was doing, is over.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, process, thread};
@@ -27,6 +27,7 @@ use crate::batch::Batch;
 use crate::cache::PageFragCache;
 use crate::error::{from_io, kind, os, out_of_context, value};
 use crate::made::{Number, Text, guarded};
+use crate::turn::Turn;
 use crate::{stats, thread_end};
 
 /// How long a wait goes on before it looks for signals, `close` and closed sockets.
@@ -43,6 +44,8 @@ struct Core {
     ring: net::RxRing<Arc<OwnedFd>>,
     /// Storage that each `recv` uses again.
     batch: RxBatch,
+    /// Who received what waits to be handed out.
+    process: u32,
 }
 
 impl Core {
@@ -76,10 +79,15 @@ struct State {
 }
 
 impl State {
-    /// The core, if it is here.
+    /// The core, if it is here. In a forked child without what its parent has received.
     fn core(&mut self) -> Option<&mut Core> {
         match &mut self.place {
-            Place::Here(core) => Some(core),
+            Place::Here(core) => {
+                if core.ring.has_pending() && core.process != process::id() {
+                    core.ring.forget();
+                }
+                Some(core)
+            }
             Place::Out(_) | Place::Closing(_) | Place::Closed => None,
         }
     }
@@ -120,8 +128,9 @@ impl State {
 /// that are left in the socket when the last ring closes are read from it as one each: receive until
 /// there is nothing before going on without a ring.
 ///
-/// In a forked child the ring goes on over the same socket, unless another thread was receiving
-/// with it in the very moment of the fork: then it is closed there.
+/// In a forked child the ring goes on over the same socket, without what its parent has received
+/// and not handed out (`pending`), unless another thread was receiving with it in the very moment
+/// of the fork: then it is closed there.
 ///
 /// >>> import socket
 /// >>> sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -145,39 +154,6 @@ pub(crate) struct RxRing {
     busy: AtomicU32,
     /// What to call when the ring is closed, and in which process. Locked only while attached.
     awaited: Mutex<Option<(u32, Py<PyAny>)>>,
-}
-
-/// The right to receive or send; ends when dropped.
-pub(crate) struct Turn<'a> {
-    busy: &'a AtomicU32,
-    process: u32,
-}
-
-impl<'a> Turn<'a> {
-    /// `None` while another thread of this process has it. `busy` is the process whose turn it
-    /// is: if another one, a fork left its thread behind.
-    pub(crate) fn take(busy: &'a AtomicU32) -> Option<Self> {
-        let process = process::id();
-        let mut now = busy.load(Ordering::Relaxed);
-        while now != process {
-            // Acquire: partner of the Release in `Turn::drop`.
-            match busy.compare_exchange(now, process, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Some(Self { busy, process }),
-                Err(found) => now = found,
-            }
-        }
-        None
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        // Release: partner of the Acquire in `take`. A fork by a signal handler of ours
-        // may have given the turn to another thread of the child: then it is not ours to end.
-        let _ = self
-            .busy
-            .compare_exchange(self.process, 0, Ordering::Release, Ordering::Relaxed);
-    }
 }
 
 /// A core that is out; goes back when dropped, which is done attached.
@@ -288,15 +264,16 @@ impl RxRing {
         if state.is_closed() {
             return Err(closed());
         }
-        let before = state.last;
+        let (before, process) = (state.last, process::id());
         if let Some(core) = state.core() {
+            core.process = process;
             // Without asking the kernel, which may have said more when it was asked.
             let mut now = core.ring.counted();
             now.rx_hw_drops = now.rx_hw_drops.max(before.rx_hw_drops);
             now.rx_hw_drop_overruns = now.rx_hw_drop_overruns.max(before.rx_hw_drop_overruns);
             state.last = now;
         }
-        match std::mem::replace(&mut state.place, Place::Out(process::id())) {
+        match std::mem::replace(&mut state.place, Place::Out(process)) {
             Place::Here(core) => Ok(Taken {
                 home: self,
                 core: Some(core),
@@ -318,6 +295,7 @@ impl RxRing {
     /// is for a moment only.
     fn end(&self) -> bool {
         let mut state = self.state();
+        state.core();
         match std::mem::replace(&mut state.place, Place::Closed) {
             Place::Here(core) => {
                 state.last = core.ring.close();
@@ -403,6 +381,7 @@ impl RxRing {
             place: Place::Here(Box::new(Core {
                 ring,
                 batch: RxBatch::default(),
+                process: process::id(),
             })),
         };
         Ok(Self {

@@ -27,8 +27,9 @@ use crate::destination::destinations;
 use crate::error::{from_io, os, out_of_context};
 use crate::held::Held;
 use crate::made::{Number, Text};
-use crate::ring::{BAD_DESCRIPTOR, Deadline, MOMENT, Turn, closed, fileno};
+use crate::ring::{BAD_DESCRIPTOR, Deadline, MOMENT, closed, fileno};
 use crate::stats;
+use crate::turn::Turn;
 
 /// How long to sleep when the kernel says there is room and then has none.
 const PAUSE: Duration = Duration::from_millis(1);

@@ -48,6 +48,22 @@ pub struct QueueStats {
     pub waits: u64,
 }
 
+impl QueueStats {
+    /// Counts a super-buffer of so many packets.
+    pub(super) fn count_super_buffer(&mut self, packets: u64, bytes: u64) {
+        self.rx_hw_gro_packets += 1;
+        self.rx_hw_gro_bytes += bytes;
+        self.rx_hw_gro_wire_packets += packets;
+        self.rx_hw_gro_wire_bytes += bytes;
+    }
+
+    /// Counts a receive call that handed out `packets`.
+    pub(super) fn count_batch(&mut self, packets: u64) {
+        self.batches += u64::from(packets > 0);
+        self.largest_batch = self.largest_batch.max(packets);
+    }
+}
+
 /// Counters of one transmit queue. A snapshot: plain numbers.
 ///
 /// A datagram that was pushed is queued, or it is in exactly one of `tx_packets`

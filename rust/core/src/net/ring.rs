@@ -51,6 +51,9 @@ pub use options::RxOptions;
 /// Super-buffers that are left in the socket when coalescing ends are read from it
 /// as one packet each: receive until there is nothing before going on without a ring.
 ///
+/// A forked child has a copy of the packets that wait: it calls [`forget`](Self::forget)
+/// before it goes on, or they are handed out twice.
+///
 /// # Examples
 /// ```
 /// use pagefrag::net::{RxOptions, RxRing};
@@ -219,7 +222,7 @@ impl<S: AsFd> RxRing<S> {
         if batch.is_empty() {
             self.receive(cache, max, batch)?;
         }
-        self.count_batch(batch.len());
+        self.stats.count_batch(batch.len() as u64);
         Ok(())
     }
 
@@ -351,7 +354,8 @@ impl<S: AsFd> RxRing<S> {
         let origin = Origin::new(self.messages.name(index), notes);
         let message = Message::new(origin, self.messages.wire_len(index), notes.segment);
         if message.is_joined() {
-            self.count_super_buffer(&message);
+            self.stats
+                .count_super_buffer(message.left() as u64, message.wire_len as u64);
         }
         Some(message)
     }
@@ -447,18 +451,6 @@ impl<S: AsFd> RxRing<S> {
         batch.push(packet);
     }
 
-    fn count_super_buffer(&mut self, message: &Message) {
-        self.stats.rx_hw_gro_packets += 1;
-        self.stats.rx_hw_gro_bytes += message.wire_len as u64;
-        self.stats.rx_hw_gro_wire_packets += message.left() as u64;
-        self.stats.rx_hw_gro_wire_bytes += message.wire_len as u64;
-    }
-
-    fn count_batch(&mut self, packets: usize) {
-        self.stats.batches += u64::from(packets > 0);
-        self.stats.largest_batch = self.stats.largest_batch.max(packets as u64);
-    }
-
     /// Waits until there is something to receive, at most for `timeout`
     /// (`None`: as long as it takes).
     ///
@@ -502,6 +494,16 @@ impl<S: AsFd> RxRing<S> {
             packets(self.messages.wire_len(index), segment)
         });
         self.begun.as_ref().map_or(0, Message::left) + later.sum::<usize>()
+    }
+
+    /// Forgets what has come and is not handed out, uncounted: a forked child does
+    /// before it goes on, or packets that its parent hands out come twice.
+    pub fn forget(&mut self) {
+        if self.has_pending() {
+            self.begun = None;
+            self.next = self.came;
+            self.armed.append(&mut self.again);
+        }
     }
 
     /// Gives all armed buffers back, in one batch drop, and the memory behind
@@ -579,8 +581,7 @@ impl<S: AsFd> RxRing<S> {
 
 impl<S: AsFd> Drop for RxRing<S> {
     fn drop(&mut self) {
-        self.begun = None;
-        self.next = self.came;
+        self.forget();
         self.drain();
         self.needs.let_go(self.socket.as_fd());
     }
