@@ -25,7 +25,7 @@ def test_a_batch_is_a_sequence_that_makes_each_fragment_once(
     assert batch[1:4] == [batch[1], batch[2], batch[3]]
     assert batch[::-2] == [batch[4], batch[2], batch[0]]
     assert list(batch)[3] is batch[3]
-    for index in (5, -6, 2**62):
+    for index in (5, -6, 2**62, 2**70, -(2**70)):
         with pytest.raises(IndexError):
             batch[index]
     for key in ("a", 1.0, None):

@@ -370,7 +370,9 @@ def test_a_closed_socket_is_an_error_and_frees_its_port(sink: socket.socket) -> 
     address = sock.getsockname()
     ring = TxRing(sock)
     ring.send(b"x", to=sink.getsockname())
+    assert ring.fileno() == sock.fileno()
     sock.close()
+    assert ring.fileno() == -1  # the number may be anybody's now
     with pytest.raises(OSError, match="closed") as caught:
         ring.send(b"x", to=sink.getsockname())
     assert caught.value.errno == errno.EBADF

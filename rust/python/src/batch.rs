@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pagefrag::net::{RxBatch, Source};
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyMemoryView, PySlice, PyTuple};
 
@@ -442,7 +443,13 @@ impl Batch {
             let made = self.made(py, (0..found.slicelength).map(step))?;
             return Ok(made::list(py, made)?.into_any());
         }
-        let index: isize = key.extract()?;
+        let index: isize = key.extract().map_err(|error: PyErr| {
+            if error.is_instance_of::<PyOverflowError>(py) {
+                out_of_range("batch index out of range")
+            } else {
+                error
+            }
+        })?;
         let from_start = if index < 0 {
             index + len.cast_signed()
         } else {

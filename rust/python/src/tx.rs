@@ -431,16 +431,18 @@ impl TxRing {
         stats::transmit(py, &stats)
     }
 
-    /// The socket's descriptor, for selectors; -1 after `close`.
+    /// The socket's descriptor, for selectors; -1 when the ring or the socket is closed.
     ///
     /// >>> tx_ring.fileno() > 0
     /// True
-    fn fileno(&self) -> i32 {
-        if self.state().is_closed() {
-            -1
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        // Once the socket is closed the number may be anybody's.
+        let now = fileno(self.sock.bind(py))?;
+        Ok(if now == self.fileno && !self.state().is_closed() {
+            now
         } else {
-            self.fileno
-        }
+            -1
+        })
     }
 
     /// Sends what goes without waiting and gives up the rest; how many that were.
