@@ -18,7 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"net::ring", "net::napi", "net::tx"}),
     frozenset({"net::batch", "net::coalesce", "net::netdev", "net::payload"}),
     frozenset({"net::skb"}),
-    frozenset({"net::shell"}),
+    frozenset({"net::facts", "net::shell"}),
     frozenset({"net::addr", "net::headroom", "net::queue"}),
     frozenset({"net::socket"}),
     frozenset({"mem::local"}),

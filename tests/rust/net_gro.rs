@@ -5,8 +5,8 @@ mod net;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
-use net::{Bench, V4, bench_on, families, one_region, set_option};
-use pagefrag::net::{Readiness, RxOptions, RxPacket, RxRing};
+use net::{Bench, Taken, V4, bench_on, families, one_region, set_option};
+use pagefrag::net::{Readiness, RxOptions, RxRing};
 use pagefrag::{FragMut, PageFragCache, PagePool};
 use pagefrag_tests::{fill, first_damage};
 
@@ -41,9 +41,9 @@ fn coalesced_packets_are_segments_each_in_a_fragment_of_its_own() {
                 let expected = &bytes[index * 1200..bytes.len().min((index + 1) * 1200)];
                 assert_eq!(&packet.frag[..], expected);
                 assert_eq!(packet.frag.capacity(), expected.len().next_multiple_of(64));
-                assert_eq!(packet.wire_len(), expected.len());
-                assert!(packet.is_segment() && packet.frag.is_unique());
-                assert_eq!(packet.source.to_socket_addr(), Some(from));
+                assert_eq!(packet.fact().wire_len(), expected.len());
+                assert!(packet.fact().is_segment() && packet.frag.is_unique());
+                assert_eq!(packet.fact().source().to_socket_addr(), Some(from));
             }
             let stats = bench.ring.stats();
             assert_eq!((stats.rx_packets, stats.rx_hw_gro_packets), (41, 1));
@@ -78,7 +78,7 @@ fn segments_above_max_wait_and_nothing_overtakes_them() {
             assert_eq!(bench.ring.wait(None).unwrap(), Readiness::Ready);
             assert_eq!(bench.ring.stats().waits, waits, "nothing was waited for");
         }
-        out.extend(batch);
+        out.extend(Taken::all(batch));
     }
     let lengths: Vec<_> = out.iter().map(|packet| packet.frag.len()).collect();
     assert_eq!(lengths, [[100; 10].as_slice(), &[5]].concat().repeat(3));
@@ -113,7 +113,7 @@ fn a_lone_packet_with_gro_on_keeps_no_more_than_itself() {
     }
     for (seed, packet) in kept.iter().enumerate() {
         assert_eq!(first_damage(&packet.frag, seed as u64), None);
-        assert!(!packet.is_segment());
+        assert!(!packet.fact().is_segment());
     }
     bench.ring.drain();
     assert_eq!(bench.pool.stats().live_bytes, 100 * 1216);
@@ -133,7 +133,7 @@ fn a_plain_no_leaves_packets_alone() {
     let packets = bench.recv_all(3);
     let lengths: Vec<_> = packets.iter().map(|packet| packet.frag.len()).collect();
     assert_eq!(lengths, [1000, 1000, 500]);
-    assert!(packets.iter().all(|packet| !packet.is_segment()));
+    assert!(packets.iter().all(|packet| !packet.fact().is_segment()));
 }
 
 #[test]
@@ -155,9 +155,13 @@ fn packets_longer_than_a_buffer_are_truncated_the_same_with_gro_on_and_off() {
             assert_eq!(packet.frag[..], bytes[index * 1400..][..1000]);
         }
         assert_eq!(first_damage(&packets[4].frag, 2), None);
-        let facts = packets
-            .iter()
-            .map(|packet| (packet.is_truncated(), packet.frag.len(), packet.wire_len()));
+        let facts = packets.iter().map(|packet| {
+            (
+                packet.fact().is_truncated(),
+                packet.frag.len(),
+                packet.fact().wire_len(),
+            )
+        });
         seen.push((facts.collect::<Vec<_>>(), bench.ring.stats().truncated));
     }
     assert_eq!(seen[0], seen[1]);
@@ -195,8 +199,12 @@ fn segments_are_told_behind_all_that_a_user_asks_the_socket_for() {
     assert!(bench.ring.stats().rx_hw_drop_overruns > 0);
     send_segmented(&bench, &[7; 2500], 1000);
     let packets = bench.recv_all(3);
-    assert!(packets.iter().all(RxPacket::is_segment));
-    assert!(packets.iter().all(|packet| packet.timestamp().is_some()));
+    assert!(packets.iter().all(|packet| packet.fact().is_segment()));
+    assert!(
+        packets
+            .iter()
+            .all(|packet| packet.fact().timestamp().is_some())
+    );
 }
 
 #[test]
@@ -220,8 +228,11 @@ fn what_others_have_the_kernel_coalesce_is_told_packet_by_packet() {
     let lens: Vec<_> = packets.iter().map(|packet| packet.frag.len()).collect();
     assert_eq!(lens, [1000, 1000, 48, 0, 0], "what the buffer had room for");
     for (packet, expected) in packets.iter().zip(bytes.chunks(1000)) {
-        assert_eq!(packet.wire_len(), expected.len());
-        assert_eq!(packet.is_truncated(), packet.frag.len() < expected.len());
+        assert_eq!(packet.fact().wire_len(), expected.len());
+        assert_eq!(
+            packet.fact().is_truncated(),
+            packet.frag.len() < expected.len()
+        );
         assert_eq!(packet.frag[..], expected[..packet.frag.len()]);
     }
     assert_eq!(bench.ring.stats().rx_alloc_fail, 0);
@@ -285,12 +296,12 @@ fn rings_that_share_a_socket_keep_what_the_other_needs_whoever_goes_first() {
             sender.send_to(&[7; 3500], address).unwrap();
             let mut packets = Vec::new();
             while packets.len() < 8 {
-                packets.extend(stays.recv(&mut cache, 64).unwrap());
+                packets.extend(Taken::all(stays.recv(&mut cache, 64).unwrap()));
             }
             for (index, packet) in packets.iter().enumerate() {
                 let len = if index % 4 == 3 { 500 } else { 1000 };
-                assert_eq!((packet.frag.len(), packet.wire_len()), (len, len));
-                assert!(packet.timestamp().is_some() && packet.interface().is_some());
+                assert_eq!((packet.frag.len(), packet.fact().wire_len()), (len, len));
+                assert!(packet.fact().timestamp().is_some() && packet.fact().interface().is_some());
             }
             drop(stays);
             assert_eq!(state(), [0; 3]);
@@ -455,7 +466,7 @@ fn pending_packets_keep_their_bytes_through_a_drain() {
     for seed in 0..3 {
         bench.send(1500, seed);
     }
-    let mut packets: Vec<_> = bench.recv(7).into_iter().collect();
+    let mut packets: Vec<_> = Taken::all(bench.recv(7)).collect();
     bench.ring.drain();
     assert_eq!(bench.ring.pending(), 46);
     let mut hog = Vec::new();
@@ -465,7 +476,7 @@ fn pending_packets_keep_their_bytes_through_a_drain() {
         hog.push(frag);
     }
     while packets.len() < 53 {
-        packets.extend(bench.recv(11));
+        packets.extend(Taken::all(bench.recv(11)));
     }
     for (packet, expected) in packets.iter().zip(bytes.chunks(1200)) {
         assert_eq!(packet.frag[..], *expected);

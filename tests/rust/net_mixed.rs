@@ -152,7 +152,7 @@ proptest! {
                 for packet in &batch {
                     let found = left.any(|datagram| {
                         packet.wire_len() == datagram.len()
-                            && datagram.starts_with(&packet.frag)
+                            && datagram.starts_with(packet.frag)
                     });
                     prop_assert!(found, "what was handed out is one of those sent, in order");
                 }

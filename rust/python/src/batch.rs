@@ -4,17 +4,17 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pagefrag::net::{RxBatch, Source};
+use pagefrag::net::{RxBatch, RxFact, RxFacts, Source};
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyMemoryView, PySlice, PyTuple};
+use pyo3::types::{PyList, PySlice, PyTuple};
 
 use crate::batch_arrow::Layout;
 use crate::error::{index as out_of_range, released};
 use crate::loan::Loan;
 use crate::made::{self, Number, Text, guarded};
 use crate::memory::{self, Memory};
-use crate::packet::Packet;
+use crate::numbers::{Kind, Numbers};
 use crate::place::{Place, Places};
 use crate::shares::Shares;
 use crate::{arrow, batch_arrow, batch_numpy, batch_pickle, pickle, sender};
@@ -22,8 +22,9 @@ use crate::{arrow, batch_arrow, batch_numpy, batch_pickle, pickle, sender};
 /// The packets of one `RxRing.recv`: a sequence of fragments.
 ///
 /// `batch[i]` is the same `Fragment` each time. `lengths`, `offsets`, `timestamps` and their like
-/// are memoryviews that `numpy.asarray` takes as they are, without a copy. `release()` (or the end of a `with` block) gives back
-/// everything that nobody else refers to.
+/// are `Numbers`, which `numpy.asarray` takes as they are, without a copy. `release()` (or the end of a `with` block) gives back
+/// everything that nobody else refers to. A batch holds the buffers of its ring until something of
+/// it is looked at as a fragment, a column or a pickle; then each packet holds its own lines.
 ///
 /// >>> import socket
 /// >>> sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -35,36 +36,30 @@ use crate::{arrow, batch_arrow, batch_numpy, batch_pickle, pickle, sender};
 /// >>> sock.close()
 #[pyclass(frozen, weakref, module = "pagefrag")]
 pub(crate) struct Batch {
-    packets: Vec<Packet>,
+    facts: RxFacts,
     /// `None` after release. Under the lock objects are made, which runs no Python code.
     places: Mutex<Option<Places>>,
     discarded: u64,
 }
 
 impl Batch {
-    /// Takes all packets out of `batch`, whose storage can be used again.
-    pub(crate) fn of(batch: &mut RxBatch) -> Self {
+    pub(crate) fn of(batch: RxBatch) -> Self {
         let discarded = batch.discarded();
-        let mut packets = Vec::with_capacity(batch.len());
-        let mut places = Vec::with_capacity(batch.len());
-        for packet in batch.drain() {
-            packets.push(Packet::of(&packet));
-            places.push(Place::Raw(packet.frag.into_raw().into()));
-        }
-        Self::with(packets, places, false, discarded)
+        let (frags, facts) = batch.into_parts();
+        Self::with(facts, Places::fresh(frags), discarded)
     }
 
-    fn with(packets: Vec<Packet>, each: Vec<Place>, frozen: bool, discarded: u64) -> Self {
+    fn with(facts: RxFacts, places: Places, discarded: u64) -> Self {
         Self {
-            packets,
-            places: Mutex::new(Some(Places { each, frozen })),
+            facts,
+            places: Mutex::new(Some(places)),
             discarded,
         }
     }
 
     /// Whether nothing came at all, not even something to throw away.
     pub(crate) fn is_silent(&self) -> bool {
-        self.packets.is_empty() && self.discarded == 0
+        self.facts.is_empty() && self.discarded == 0
     }
 
     fn places(&self) -> MutexGuard<'_, Option<Places>> {
@@ -80,9 +75,8 @@ impl Batch {
         let mut places = self.places();
         let places = places.as_mut().ok_or_else(|| released("batch"))?;
         let frozen = places.frozen;
-        indices
-            .map(|index| places.each[index].made(py, frozen))
-            .collect()
+        let each = places.each();
+        indices.map(|index| each[index].made(py, frozen)).collect()
     }
 
     /// The memory of all packets for another holder, who relies on nobody writing it: one locked
@@ -94,41 +88,32 @@ impl Batch {
     fn shared(&self, py: Python<'_>) -> PyResult<Vec<Memory>> {
         let mut places = self.places();
         let places = places.as_mut().ok_or_else(|| released("batch"))?;
-        let memory: PyResult<Vec<_>> = places.each.iter().map(|place| place.share(py)).collect();
+        let memory: PyResult<Vec<_>> = places.each().iter().map(|place| place.share(py)).collect();
         let memory = memory?;
         places.frozen = true;
         Ok(memory)
     }
 
-    /// A memoryview of one number for each packet.
-    fn array<'py, const N: usize>(
-        &self,
-        py: Python<'py>,
-        format: &str,
-        number: impl Fn(&Packet) -> [u8; N],
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let mut bytes = Vec::with_capacity(self.packets.len() * N);
-        for packet in &self.packets {
-            bytes.extend_from_slice(&number(packet));
-        }
-        // SAFETY: that many bytes.
-        let bytes = unsafe { made::bytes(py, bytes.as_ptr(), bytes.len()) }?;
-        guarded(py, || {
-            PyMemoryView::from(&bytes)?.call_method1("cast", (format,))
-        })
+    /// A number of each packet.
+    fn each<N>(&self, number: impl Fn(RxFact<'_>) -> N) -> Vec<N> {
+        self.facts.iter().map(number).collect()
+    }
+
+    fn ints(&self, number: impl Fn(RxFact<'_>) -> usize) -> Numbers {
+        Numbers::of(Kind::Ints(self.each(|fact| short(number(fact)))))
     }
 
     /// Each packet's memory, for who sends it: what is written meanwhile may be sent.
     pub(crate) fn parts(&self, py: Python<'_>) -> PyResult<Vec<Memory>> {
-        let places = self.places();
-        let places = places.as_ref().ok_or_else(|| released("batch"))?;
-        places.each.iter().map(|place| place.share(py)).collect()
+        let mut places = self.places();
+        let places = places.as_mut().ok_or_else(|| released("batch"))?;
+        places.each().iter().map(|place| place.share(py)).collect()
     }
 
     /// Who sent each packet; `None` where that is no address of IP.
     pub(crate) fn sources(&self) -> impl Iterator<Item = Option<Source>> {
-        let source = |packet: &Packet| packet.source.to_socket_addr().map(|_| packet.source);
-        self.packets.iter().map(source)
+        let source = |fact: RxFact<'_>| fact.source().to_socket_addr().map(|_| fact.source());
+        self.facts.iter().map(source)
     }
 
     fn give_up(&self) {
@@ -138,7 +123,7 @@ impl Batch {
         memory::drop_many(
             places
                 .into_iter()
-                .flat_map(|places| places.each)
+                .flat_map(Places::into_each)
                 .filter_map(|place| match place {
                     Place::Raw(memory) => Some(memory),
                     Place::Made(object) => {
@@ -153,13 +138,13 @@ impl Batch {
 
 #[pymethods]
 impl Batch {
-    /// Bytes of each packet, as a memoryview of format 'I'.
+    /// Bytes of each packet, as `Numbers` of format 'I'.
     ///
     /// >>> list(empty_batch.lengths)
     /// []
     #[getter]
-    fn lengths<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.array(py, "I", |packet| packet.len.to_ne_bytes())
+    fn lengths(&self) -> Numbers {
+        self.ints(|fact| fact.len())
     }
 
     /// Bytes of each packet as it was sent: above its length if the buffer was too small for it.
@@ -167,40 +152,40 @@ impl Batch {
     /// >>> list(empty_batch.wire_lengths)
     /// []
     #[getter]
-    fn wire_lengths<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.array(py, "I", |packet| packet.wire_len.to_ne_bytes())
+    fn wire_lengths(&self) -> Numbers {
+        self.ints(|fact| fact.wire_len())
     }
 
-    /// Where in its page each packet starts, as a memoryview of format 'I'.
+    /// Where in its page each packet starts, as `Numbers` of format 'I'.
     ///
     /// >>> list(empty_batch.offsets)
     /// []
     #[getter]
-    fn offsets<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.array(py, "I", |packet| packet.offset.to_ne_bytes())
+    fn offsets(&self) -> Numbers {
+        self.ints(|fact| fact.offset())
     }
 
-    /// The page of each packet, as `Fragment.page`, as a memoryview of format 'N' (a machine word).
+    /// The page of each packet, as `Fragment.page`, as `Numbers` of format 'N' (a machine word).
     ///
     /// >>> list(empty_batch.pages)
     /// []
     #[getter]
-    fn pages<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.array(py, "N", |packet| packet.page.to_ne_bytes())
+    fn pages(&self) -> Numbers {
+        Numbers::of(Kind::Words(self.each(|fact| fact.page())))
     }
 
-    /// When the kernel took each packet in: nanoseconds since 1970, as a memoryview of format 'q'.
+    /// When the kernel took each packet in: nanoseconds since 1970, as `Numbers` of format 'q'.
     ///
     /// 0 without `RxRing(timestamps=True)`. Packets that the kernel has joined have one time.
     ///
     /// >>> list(empty_batch.timestamps)
     /// []
     #[getter]
-    fn timestamps<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.array(py, "q", |packet| packet.timestamp.to_ne_bytes())
+    fn timestamps(&self) -> Numbers {
+        Numbers::of(Kind::Longs(self.each(|fact| fact.timestamp().unwrap_or(0))))
     }
 
-    /// The number of the interface through which each packet came, as a memoryview of format 'I'.
+    /// The number of the interface through which each packet came, as `Numbers` of format 'I'.
     ///
     /// `socket.if_indextoname` knows its name. 0 without `RxRing(interfaces=True)`, unless the
     /// socket is a packet socket.
@@ -208,27 +193,27 @@ impl Batch {
     /// >>> list(empty_batch.interfaces)
     /// []
     #[getter]
-    fn interfaces<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.array(py, "I", |packet| packet.interface.to_ne_bytes())
+    fn interfaces(&self) -> Numbers {
+        Numbers::of(Kind::Ints(self.each(|fact| fact.interface().unwrap_or(0))))
     }
 
-    /// Whether each packet was longer than its buffer, as a memoryview of format '?'.
+    /// Whether each packet was longer than its buffer, as `Numbers` of format '?'.
     ///
     /// >>> list(empty_batch.truncated)
     /// []
     #[getter]
-    fn truncated<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.array(py, "?", |packet| [u8::from(packet.truncated)])
+    fn truncated(&self) -> Numbers {
+        Numbers::of(Kind::Flags(self.each(|fact| fact.is_truncated())))
     }
 
-    /// Whether each packet is a segment of several that the kernel had joined (GRO), as a
-    /// memoryview of format '?'.
+    /// Whether each packet is a segment of several that the kernel had joined (GRO), as
+    /// `Numbers` of format '?'.
     ///
     /// >>> list(empty_batch.segments)
     /// []
     #[getter]
-    fn segments<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.array(py, "?", |packet| [u8::from(packet.segment)])
+    fn segments(&self) -> Numbers {
+        Numbers::of(Kind::Flags(self.each(|fact| fact.is_segment())))
     }
 
     /// Who sent each packet, as the `socket` module writes addresses; equal ones are one object.
@@ -238,14 +223,14 @@ impl Batch {
     #[getter]
     fn addresses<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let mut known: HashMap<&[u8], Bound<'py, PyAny>> = HashMap::new();
-        let mut found = Vec::with_capacity(self.packets.len());
-        for packet in &self.packets {
-            if let Some(known) = known.get(packet.name()) {
+        let mut found = Vec::with_capacity(self.facts.len());
+        for fact in &self.facts {
+            if let Some(known) = known.get(fact.name()) {
                 found.push(known.clone());
                 continue;
             }
-            let made = guarded(py, || sender::address(py, packet))?;
-            known.insert(packet.name(), made.clone());
+            let made = guarded(py, || sender::address(py, fact))?;
+            known.insert(fact.name(), made.clone());
             found.push(made);
         }
         made::tuple(py, found)
@@ -297,7 +282,7 @@ impl Batch {
         let records = py.import("pagefrag._numpy")?.getattr("records")?;
         let shares = self.share(py)?;
         records.call1((guarded(py, || {
-            batch_numpy::records(&self.packets, shares).view(py)
+            batch_numpy::records(&self.facts, shares).view(py)
         })?,))
     }
 
@@ -346,9 +331,9 @@ impl Batch {
         requested_schema: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let layout = Layout::asked(requested_schema)?;
-        let (layout, columns) = batch_arrow::columns(self.share(py)?, &self.packets, layout);
+        let (layout, columns) = batch_arrow::columns(self.share(py)?, &self.facts, layout);
         let schema = arrow::schema_capsule(py, &batch_arrow::fields(layout))?;
-        let array = arrow::array_capsule(py, self.packets.len(), columns)?;
+        let array = arrow::array_capsule(py, self.facts.len(), columns)?;
         Ok((schema, array))
     }
 
@@ -358,7 +343,7 @@ impl Batch {
     /// 0
     #[getter]
     fn nbytes(&self) -> Number {
-        Number(self.packets.iter().map(|packet| packet.len as usize).sum())
+        Number(self.facts.iter().map(|fact| fact.len()).sum())
     }
 
     /// What a pickle has of it: a table, and a buffer for each of its `runs()`.
@@ -374,7 +359,7 @@ impl Batch {
     /// 0
     fn __reduce_ex__<'py>(&self, py: Python<'py>, protocol: i32) -> PyResult<Bound<'py, PyAny>> {
         let shares = Arc::new(self.share(py)?);
-        let (table, names) = batch_pickle::table(&self.packets, &shares);
+        let (table, names) = batch_pickle::table(&self.facts, &shares);
         // SAFETY: that many bytes.
         let table = unsafe { made::bytes(py, table.as_ptr(), table.len()) }?;
         let names = names.into_iter().map(|name| {
@@ -400,9 +385,8 @@ impl Batch {
     /// >>> len(copy.copy(empty_batch))
     /// 0
     fn __copy__(&self, py: Python<'_>) -> PyResult<Self> {
-        let memory = self.shared(py)?;
-        let each = memory.into_iter().map(Place::Raw).collect();
-        Ok(Self::with(self.packets.clone(), each, true, self.discarded))
+        let places = Places::shared(self.shared(py)?.into_iter());
+        Ok(Self::with(self.facts.clone(), places, self.discarded))
     }
 
     /// What it takes of memory: itself, its table, and the lines of its packets.
@@ -411,10 +395,8 @@ impl Batch {
     /// True
     fn __sizeof__(&self, py: Python<'_>) -> Number {
         let places = self.places();
-        let each = places.as_ref().map_or(&[][..], |places| &places.each);
-        let lines: usize = each.iter().map(|place| place.footprint(py)).sum();
-        let table = self.packets.capacity() * size_of::<Packet>() + size_of_val(each);
-        Number(size_of::<Self>() + table + lines)
+        let memory = places.as_ref().map_or(0, |places| places.footprint(py));
+        Number(size_of::<Self>() + self.facts.footprint() + memory)
     }
 
     /// Gives back every packet that nobody else refers to; again does nothing.
@@ -427,7 +409,7 @@ impl Batch {
     }
 
     fn __len__(&self) -> usize {
-        self.packets.len()
+        self.facts.len()
     }
 
     fn __getitem__<'py>(
@@ -435,7 +417,7 @@ impl Batch {
         py: Python<'py>,
         key: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let len = self.packets.len();
+        let len = self.facts.len();
         if let Ok(key) = key.cast::<PySlice>() {
             let found = key.indices(len.cast_signed())?;
             // Neither start nor stop leave the sequence, so the sum does not overflow.
@@ -461,12 +443,13 @@ impl Batch {
         let index = index.ok_or_else(|| out_of_range("batch index out of range"))?;
         let mut places = self.places();
         let places = places.as_mut().ok_or_else(|| released("batch"))?;
-        places.each[index].made(py, places.frozen)
+        let frozen = places.frozen;
+        places.each()[index].made(py, frozen)
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         // All at once: whoever iterates wants them, and a list iterates fastest.
-        let made = self.made(py, 0..self.packets.len())?;
+        let made = self.made(py, 0..self.facts.len())?;
         Ok(made::list(py, made)?.try_iter()?.into_any())
     }
 
@@ -488,12 +471,8 @@ impl Batch {
         } else {
             ""
         };
-        let bytes: u64 = self
-            .packets
-            .iter()
-            .map(|packet| u64::from(packet.len))
-            .sum();
-        let packets = self.packets.len();
+        let bytes: usize = self.facts.iter().map(|fact| fact.len()).sum();
+        let packets = self.facts.len();
         Text(format!("<Batch packets={packets} bytes={bytes}{state}>"))
     }
 }
@@ -509,10 +488,12 @@ impl Drop for Batch {
 pub(crate) fn restore_batch(version: u32, state: &Bound<'_, PyTuple>) -> PyResult<Batch> {
     // Before anything of the rest, whose shape only the layout tells.
     pickle::check(version)?;
-    let (found, discarded) = batch_pickle::packets(state)?;
-    let (packets, each) = found
-        .into_iter()
-        .map(|(packet, memory)| (packet, Place::Raw(memory)))
-        .unzip();
-    Ok(Batch::with(packets, each, true, discarded))
+    let (facts, memory, discarded) = batch_pickle::packets(state)?;
+    let places = Places::shared(memory.into_iter());
+    Ok(Batch::with(facts, places, discarded))
+}
+
+/// A number that was one of 32 bits.
+fn short(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -9,11 +9,11 @@ use std::ffi::{CStr, c_void};
 use std::ptr::null;
 use std::sync::Arc;
 
+use pagefrag::net::{RxFacts, Source};
 use pyo3::prelude::*;
 
 use crate::arrow::{Column, Field};
 use crate::loan::Keeper;
-use crate::packet::Packet;
 use crate::shares::{Shares, Spot};
 
 const PAYLOAD: &CStr = c"payload";
@@ -192,20 +192,23 @@ fn copied<N: TryFrom<usize>>(shares: &Shares, buffer: fn(Vec<N>) -> Buffer) -> O
     Some(owning(shares.spots().len(), 0, buffers))
 }
 
-fn timestamps(packets: &[Packet]) -> Column {
-    let (valid, nulls) = validity(packets.iter().map(|packet| packet.timestamp != 0));
-    let times = packets.iter().map(|packet| packet.timestamp).collect();
-    owning(packets.len(), nulls, vec![valid, Buffer::Longs(times)])
+fn timestamps(facts: &RxFacts) -> Column {
+    let (valid, nulls) = validity(facts.iter().map(|fact| fact.timestamp().is_some()));
+    let times = facts
+        .iter()
+        .map(|fact| fact.timestamp().unwrap_or(0))
+        .collect();
+    owning(facts.len(), nulls, vec![valid, Buffer::Longs(times)])
 }
 
 /// The two columns of the sender: its address as text, and its port. Null for a sender that has
 /// none (see `Batch.addresses` for those).
-fn sources(packets: &[Packet]) -> [Column; 2] {
-    let mut known: HashMap<&[u8], (String, u16)> = HashMap::new();
+fn sources(facts: &RxFacts) -> [Column; 2] {
+    let mut known: HashMap<Source, (String, u16)> = HashMap::new();
     let (mut text, mut ends, mut ports) = (Vec::new(), vec![0], Vec::new());
-    for packet in packets {
-        let (source, port) = known.entry(packet.source.as_bytes()).or_insert_with(|| {
-            let address = packet.source.to_socket_addr();
+    for fact in facts {
+        let (source, port) = known.entry(fact.source()).or_insert_with(|| {
+            let address = fact.source().to_socket_addr();
             address.map_or_else(Default::default, |address| {
                 (address.ip().to_string(), address.port())
             })
@@ -216,21 +219,21 @@ fn sources(packets: &[Packet]) -> [Column; 2] {
         ports.push(*port);
     }
     let has = || {
-        packets
+        facts
             .iter()
-            .map(|packet| packet.source.to_socket_addr().is_some())
+            .map(|fact| fact.source().to_socket_addr().is_some())
     };
     let (valid, nulls) = validity(has());
     let source = vec![valid, Buffer::Ints(ends), Buffer::Bytes(text)];
     let (valid, _) = validity(has());
     [
-        owning(packets.len(), nulls, source),
-        owning(packets.len(), nulls, vec![valid, Buffer::Shorts(ports)]),
+        owning(facts.len(), nulls, source),
+        owning(facts.len(), nulls, vec![valid, Buffer::Shorts(ports)]),
     ]
 }
 
 /// The schema that came out of it, and the columns.
-pub(crate) fn columns(shares: Shares, packets: &[Packet], layout: Layout) -> (Layout, Vec<Column>) {
+pub(crate) fn columns(shares: Shares, facts: &RxFacts, layout: Layout) -> (Layout, Vec<Column>) {
     let shares = Arc::new(shares);
     let copied = match layout {
         Layout::View => None,
@@ -244,8 +247,8 @@ pub(crate) fn columns(shares: Shares, packets: &[Packet], layout: Layout) -> (La
         Layout::View
     };
     let payload = copied.unwrap_or_else(|| viewed(&shares));
-    let [source, port] = sources(packets);
-    (layout, vec![payload, timestamps(packets), source, port])
+    let [source, port] = sources(facts);
+    (layout, vec![payload, timestamps(facts), source, port])
 }
 
 const _: () = {

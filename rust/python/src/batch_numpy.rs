@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use pagefrag::net::RxFacts;
+
 use crate::loan::Loan;
-use crate::packet::Packet;
 use crate::shares::Shares;
 
 /// `NumPy`'s word for no time.
@@ -37,27 +38,23 @@ struct Kept {
 }
 
 /// The records of these packets as read-only bytes.
-pub(crate) fn records(packets: &[Packet], shares: Shares) -> Loan {
-    let records: Vec<Record> = packets
+pub(crate) fn records(facts: &RxFacts, shares: Shares) -> Loan {
+    let records: Vec<Record> = facts
         .iter()
         .zip(shares.packets().zip(shares.spots()))
-        .map(|(packet, ((first, _), spot))| {
-            let sender = packet.source.to_socket_addr();
+        .map(|(fact, ((first, _), spot))| {
+            let sender = fact.source().to_socket_addr();
             Record {
                 address: first.addr(),
-                timestamp: if packet.timestamp == 0 {
-                    NOT_A_TIME
-                } else {
-                    packet.timestamp
-                },
+                timestamp: fact.timestamp().unwrap_or(NOT_A_TIME),
                 length: spot.len,
-                wire_length: packet.wire_len,
+                wire_length: u32::try_from(fact.wire_len()).unwrap_or(u32::MAX),
                 run: spot.run,
                 start: spot.start,
-                interface: packet.interface,
+                interface: fact.interface().unwrap_or(0),
                 port: sender.map_or(0, |sender| sender.port()),
-                truncated: packet.truncated,
-                segment: packet.segment,
+                truncated: fact.is_truncated(),
+                segment: fact.is_segment(),
                 source: sender.map_or([0; 16], |sender| match sender.ip() {
                     IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
                     IpAddr::V6(v6) => v6.octets(),

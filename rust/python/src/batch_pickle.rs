@@ -12,14 +12,13 @@
 
 use std::sync::Arc;
 
-use pagefrag::net::Source;
+use pagefrag::net::{RxFacts, RxOrigin};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::buffer::Lent;
 use crate::memory::Memory;
-use crate::packet::Packet;
 use crate::pickle::received;
 use crate::shares::Shares;
 
@@ -29,14 +28,14 @@ const SEGMENT: u8 = 2;
 const ROW: usize = 6 * 4 + 8 + 1;
 
 /// The table, and the senders in the order of their first packet.
-pub(crate) fn table<'a>(packets: &'a [Packet], shares: &Shares) -> (Vec<u8>, Vec<&'a [u8]>) {
+pub(crate) fn table<'a>(facts: &'a RxFacts, shares: &Shares) -> (Vec<u8>, Vec<&'a [u8]>) {
     let mut names: Vec<&[u8]> = Vec::new();
-    let mut table = Vec::with_capacity(packets.len() * ROW);
-    for (packet, spot) in packets.iter().zip(shares.spots()) {
+    let mut table = Vec::with_capacity(facts.len() * ROW);
+    for (fact, spot) in facts.iter().zip(shares.spots()) {
         // The last one first: packets of one sender come together.
-        let known = names.iter().rposition(|name| *name == packet.name());
+        let known = names.iter().rposition(|name| *name == fact.name());
         let sender = known.unwrap_or_else(|| {
-            names.push(packet.name());
+            names.push(fact.name());
             names.len() - 1
         });
         let sender = u32::try_from(sender).unwrap_or(u32::MAX);
@@ -44,15 +43,15 @@ pub(crate) fn table<'a>(packets: &'a [Packet], shares: &Shares) -> (Vec<u8>, Vec
             spot.run,
             spot.start,
             spot.len,
-            packet.wire_len,
+            u32::try_from(fact.wire_len()).unwrap_or(u32::MAX),
             sender,
-            packet.interface,
+            fact.interface().unwrap_or(0),
         ] {
             table.extend_from_slice(&number.to_le_bytes());
         }
-        table.extend_from_slice(&packet.timestamp.to_le_bytes());
-        let truncated = if packet.truncated { TRUNCATED } else { 0 };
-        table.push(truncated | if packet.segment { SEGMENT } else { 0 });
+        table.extend_from_slice(&fact.timestamp().unwrap_or(0).to_le_bytes());
+        let truncated = if fact.is_truncated() { TRUNCATED } else { 0 };
+        table.push(truncated | if fact.is_segment() { SEGMENT } else { 0 });
     }
     (table, names)
 }
@@ -73,49 +72,42 @@ fn wrong() -> PyErr {
 /// What is behind the version.
 type State<'py> = (Vec<u8>, Vec<Vec<u8>>, u64, Vec<Bound<'py, PyAny>>);
 
-/// The packets, their memory in the buffers, and how many were discarded.
-pub(crate) fn packets(state: &Bound<'_, PyTuple>) -> PyResult<(Vec<(Packet, Memory)>, u64)> {
+/// What is known of the packets, their memory in the buffers, and how many were discarded.
+pub(crate) fn packets(state: &Bound<'_, PyTuple>) -> PyResult<(RxFacts, Vec<Memory>, u64)> {
     let (table, names, discarded, runs): State<'_> = state.extract()?;
     let runs: PyResult<Vec<_>> = runs.iter().map(received).collect();
-    Ok((read(&table, &names, &runs?)?, discarded))
+    let (facts, memory) = read(&table, &names, &runs?)?;
+    Ok((facts, memory, discarded))
 }
 
 /// Believes nothing.
-fn read(table: &[u8], names: &[Vec<u8>], runs: &[Arc<Lent>]) -> PyResult<Vec<(Packet, Memory)>> {
+fn read(table: &[u8], names: &[Vec<u8>], runs: &[Arc<Lent>]) -> PyResult<(RxFacts, Vec<Memory>)> {
     if !table.len().is_multiple_of(ROW) {
         return Err(wrong());
     }
-    table
-        .chunks_exact(ROW)
-        .map(|mut row| {
-            let row = &mut row;
-            let mut number = || u32::from_le_bytes(take(row));
-            let (run, start, len) = (number(), number(), number());
-            let (wire_len, sender, interface) = (number(), number(), number());
-            let timestamp = i64::from_le_bytes(take(row));
-            let [flags] = take(row);
-            let memory = match runs.get(run as usize) {
-                Some(run) => Memory::lent(Arc::clone(run), start as usize, len as usize),
-                // A packet of no bytes is in no run.
-                None if len == 0 => Some(Memory::nothing()),
-                None => None,
-            };
-            let memory = memory.ok_or_else(wrong)?;
-            let name = names.get(sender as usize).ok_or_else(wrong)?;
-            let source = Source::from_name(name);
-            let packet = Packet {
-                len,
-                wire_len,
-                offset: start,
-                page: memory.page(),
-                source,
-                long_name: (name.len() > source.as_bytes().len()).then(|| name.clone().into()),
-                timestamp,
-                interface,
-                truncated: flags & TRUNCATED != 0,
-                segment: flags & SEGMENT != 0,
-            };
-            Ok((packet, memory))
-        })
-        .collect()
+    let (mut facts, mut all) = (RxFacts::default(), Vec::new());
+    for mut row in table.chunks_exact(ROW) {
+        let row = &mut row;
+        let mut number = || u32::from_le_bytes(take(row));
+        let (run, start, len) = (number(), number(), number());
+        let (wire_len, sender, interface) = (number(), number(), number());
+        let timestamp = i64::from_le_bytes(take(row));
+        let [flags] = take(row);
+        let memory = match runs.get(run as usize) {
+            Some(run) => Memory::lent(Arc::clone(run), start as usize, len as usize),
+            // A packet of no bytes is in no run.
+            None if len == 0 => Some(Memory::nothing()),
+            None => None,
+        };
+        let memory = memory.ok_or_else(wrong)?;
+        facts.begin(RxOrigin {
+            name: names.get(sender as usize).ok_or_else(wrong)?,
+            timestamp: (timestamp != 0).then_some(timestamp),
+            interface: (interface != 0).then_some(interface),
+            segment: flags & SEGMENT != 0,
+        });
+        facts.push(memory.page(), start, len, wire_len);
+        all.push(memory);
+    }
+    Ok((facts, all))
 }

@@ -195,6 +195,36 @@ pub(crate) unsafe fn lend<T>(
     }
 }
 
+/// Fills a view of read-only items of ours in one dimension, with a reference to their owner:
+/// how many, the bytes of one, and its format.
+///
+/// # Safety
+/// - `view` is the interpreter's, to be filled.
+/// - The items and the place that tells how many stay as they are until the view is released.
+pub(crate) unsafe fn lend_items<T>(
+    owner: &Bound<'_, T>,
+    view: *mut ffi::Py_buffer,
+    flags: c_int,
+    memory: *const u8,
+    (count, size, format): (*const ffi::Py_ssize_t, usize, &'static CStr),
+) -> PyResult<()> {
+    // SAFETY: the contract.
+    let bytes = unsafe { *count }.unsigned_abs() * size;
+    // SAFETY: the contract, of which the items are part.
+    unsafe { lend(owner, view, flags, (memory.cast_mut(), bytes), true) }?;
+    // SAFETY: filled, and still ours alone. Strides, if any, point to the item's size in it.
+    let view = unsafe { &mut *view };
+    view.itemsize = size.cast_signed();
+    if !view.shape.is_null() {
+        // Nobody writes through a view's shape.
+        view.shape = count.cast_mut();
+    }
+    if !view.format.is_null() {
+        view.format = format.as_ptr().cast_mut();
+    }
+    Ok(())
+}
+
 /// What `__buffer__` returns where the interpreter does not define it: a memoryview, writable if
 /// that was asked for.
 #[cfg(not(Py_3_12))]

@@ -2,7 +2,7 @@
 //!
 //! One file for each class: `pool`, `cache` (with `fastcall` and `reservation`), `fragment` (with
 //! `object` below it and `fragment_type` above), `netdev`, `napi`, `skb`, `ring`, `batch` (with
-//! `packet`, `place`, `sender`, `batch_arrow`, `batch_numpy` and `batch_pickle`), `tx` (with `held` and `destination`). Rules that they
+//! `numbers`, `place`, `sender`, `batch_arrow`, `batch_numpy` and `batch_pickle`), `tx` (with `held` and `destination`). Rules that they
 //! share: `args` (what is accepted as a number), `arrow` (Arrow's structures), `error` (how errors
 //! cross), `gate` (who is inside a fragment), `memory` (a fragment's bytes), `pickle`, `shares` and `loan`
 //! (all of a batch's), `buffer` (bytes lent and borrowed), `home` (the default cache), `siblings` (a pool's), `made`
@@ -33,8 +33,8 @@ mod made;
 mod memory;
 mod napi;
 mod netdev;
+mod numbers;
 mod object;
-mod packet;
 mod pickle;
 mod place;
 #[cfg(feature = "plain-fragment")]
@@ -67,6 +67,8 @@ mod _pagefrag {
     use crate::napi::{NapiCache, NapiPoll};
     #[pymodule_export]
     use crate::netdev::{NetdevCache, netdev_alloc_frag, netdev_alloc_skb};
+    #[pymodule_export]
+    use crate::numbers::Numbers;
     #[pymodule_export]
     use crate::pickle::restore_fragment;
     #[cfg(feature = "plain-fragment")]

@@ -1,7 +1,8 @@
 //! Where a packet's bytes are: with the batch, or in the `Fragment` that was made of it.
 
-use std::mem::replace;
+use std::mem::{replace, take};
 
+use pagefrag::net::RxFrags;
 use pyo3::prelude::*;
 
 use crate::error::released;
@@ -52,7 +53,7 @@ impl Place {
     }
 
     /// Bytes of memory that the packet has.
-    pub(crate) fn footprint(&self, py: Python<'_>) -> usize {
+    fn footprint(&self, py: Python<'_>) -> usize {
         match self {
             Self::Raw(memory) => memory.footprint(),
             Self::Made(made) => This::cast(made.bind(py))
@@ -66,8 +67,66 @@ impl Place {
 
 /// The packets' memory, as long as the batch has it.
 pub(crate) struct Places {
-    pub(crate) each: Vec<Place>,
+    each: Each,
     /// Whether somebody shares all of it and relies on nobody writing: fragments that are made
     /// from then on are read-only.
     pub(crate) frozen: bool,
+}
+
+enum Each {
+    /// As it was received: nobody has asked for any of it yet.
+    Fresh(RxFrags),
+    Opened(Vec<Place>),
+}
+
+impl Places {
+    pub(crate) fn fresh(frags: RxFrags) -> Self {
+        Self {
+            each: Each::Fresh(frags),
+            frozen: false,
+        }
+    }
+
+    /// Memory that others hold too.
+    pub(crate) fn shared(memory: impl Iterator<Item = Memory>) -> Self {
+        Self {
+            each: Each::Opened(memory.map(Place::Raw).collect()),
+            frozen: true,
+        }
+    }
+
+    /// A place for each packet.
+    pub(crate) fn each(&mut self) -> &mut [Place] {
+        if let Each::Fresh(frags) = &mut self.each {
+            let frags = take(frags).into_iter();
+            self.each = Each::Opened(
+                frags
+                    .map(|frag| Place::Raw(frag.into_raw().into()))
+                    .collect(),
+            );
+        }
+        match &mut self.each {
+            Each::Opened(each) => each,
+            Each::Fresh(_) => &mut [],
+        }
+    }
+
+    /// The places if there are any; without, the memory goes back.
+    pub(crate) fn into_each(self) -> Vec<Place> {
+        match self.each {
+            Each::Opened(each) => each,
+            Each::Fresh(_) => Vec::new(),
+        }
+    }
+
+    /// Bytes of memory that the packets have, and of what tells where.
+    pub(crate) fn footprint(&self, py: Python<'_>) -> usize {
+        match &self.each {
+            Each::Fresh(frags) => frags.footprint(),
+            Each::Opened(each) => {
+                let lines: usize = each.iter().map(|place| place.footprint(py)).sum();
+                lines + size_of_val(&each[..])
+            }
+        }
+    }
 }

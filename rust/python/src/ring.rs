@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, process, thread};
 
-use pagefrag::net::{self, QueueStats, Readiness, RxBatch, RxOptions};
+use pagefrag::net::{self, QueueStats, Readiness, RxOptions};
 use pagefrag::{Granule, LocalCache};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -42,8 +42,6 @@ pub(crate) const BAD_DESCRIPTOR: i32 = 9;
 /// The core's side of a ring.
 struct Core {
     ring: net::RxRing<Arc<OwnedFd>>,
-    /// Storage that each `recv` uses again.
-    batch: RxBatch,
     /// Who received what waits to be handed out.
     process: u32,
 }
@@ -51,8 +49,8 @@ struct Core {
 impl Core {
     /// What is there, without waiting. Runs detached.
     fn receive(&mut self, cache: &LocalCache, max: usize) -> io::Result<Batch> {
-        cache.with(|cache| self.ring.recv_into(cache, max, &mut self.batch))?;
-        Ok(Batch::of(&mut self.batch))
+        let batch = cache.with(|cache| self.ring.recv(cache, max))?;
+        Ok(Batch::of(batch))
     }
 }
 
@@ -380,7 +378,6 @@ impl RxRing {
             gro: ring.gro(),
             place: Place::Here(Box::new(Core {
                 ring,
-                batch: RxBatch::default(),
                 process: process::id(),
             })),
         };

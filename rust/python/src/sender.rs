@@ -4,16 +4,15 @@ use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 
+use pagefrag::net::RxFact;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-use crate::packet::Packet;
-
 /// The address of a packet's sender.
-pub(crate) fn address<'py>(py: Python<'py>, packet: &Packet) -> PyResult<Bound<'py, PyAny>> {
-    match packet.source.to_socket_addr() {
+pub(crate) fn address<'py>(py: Python<'py>, fact: RxFact<'_>) -> PyResult<Bound<'py, PyAny>> {
+    match fact.source().to_socket_addr() {
         Some(source) => internet_address(py, source),
-        None => other_address(py, packet.name()),
+        None => other_address(py, fact.name()),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use pagefrag::net::{RxBatch, RxOptions, RxPacket, RxRing};
-use pagefrag::{PageFragCache, PagePool};
+use pagefrag::net::{RxBatch, RxFact, RxFacts, RxOptions, RxRing};
+use pagefrag::{FragMut, PageFragCache, PagePool};
 use pagefrag_tests::fill;
 
 pub(crate) const V4: &str = "127.0.0.1:0";
@@ -56,15 +57,38 @@ impl Bench {
     }
 
     /// Receives until `count` packets are there, and fails after a while.
-    pub(crate) fn recv_all(&mut self, count: usize) -> Vec<RxPacket> {
+    pub(crate) fn recv_all(&mut self, count: usize) -> Vec<Taken> {
         let mut packets = Vec::new();
         let end = Instant::now() + Duration::from_secs(20);
         while packets.len() < count {
             assert!(Instant::now() < end, "{} of {count} packets", packets.len());
             self.ring.wait(Some(Duration::from_millis(50))).unwrap();
-            packets.extend(self.recv(count - packets.len()));
+            packets.extend(Taken::all(self.recv(count - packets.len())));
         }
         packets
+    }
+}
+
+/// A packet out of its batch.
+pub(crate) struct Taken {
+    pub(crate) frag: FragMut,
+    facts: Rc<RxFacts>,
+    index: usize,
+}
+
+impl Taken {
+    pub(crate) fn all(batch: RxBatch) -> impl Iterator<Item = Self> {
+        let (frags, facts) = batch.into_parts();
+        let facts = Rc::new(facts);
+        (0..).zip(frags).map(move |(index, frag)| Self {
+            frag,
+            facts: Rc::clone(&facts),
+            index,
+        })
+    }
+
+    pub(crate) fn fact(&self) -> RxFact<'_> {
+        self.facts.get(self.index).unwrap()
     }
 }
 

@@ -1,111 +1,71 @@
 //! Packets that came together.
 //!
-//! A batch is a list: fragment, sender, length. Giving it back is one batch drop,
-//! in which neighbours of one page are settled together.
+//! A batch is the fragments, and beside them what is known of each. As long as it
+//! is whole, nothing is done for single packets: it goes back in one batch drop, in
+//! which neighbours of one page are settled together, and a buffer that a packet
+//! has not filled is not cut. It is cut when the fragment leaves the batch.
+
+use std::ops::Deref;
 
 use crate::mem::{FragMut, drop_many};
-use crate::net::addr::{LongName, Source};
-use crate::net::socket::Notes;
+use crate::net::facts::{RxFact, RxFactIter, RxFacts};
 
-/// What is known of a message beside its bytes, the same for all segments of a
-/// super-buffer.
-#[derive(Clone, Debug)]
-pub(super) struct Origin {
-    source: Source,
-    /// The whole name, where `source` has not room for it.
-    long_name: Option<LongName>,
-    timestamp: i64,
-    interface: u32,
-}
+/// Fragments as they were received, in the order in which they came.
+///
+/// A packet may lie in a larger buffer, whose tail is given back when the fragment
+/// is taken out, by iterating. Dropping this is one batch drop.
+#[derive(Debug, Default)]
+pub struct RxFrags(Vec<FragMut>);
 
-impl Origin {
-    /// Out of what the kernel wrote.
-    pub(super) fn new(name: &[u8], notes: Notes) -> Self {
-        let source = Source::from_name(name);
-        Self {
-            interface: notes.interface.or(source.interface()).unwrap_or(0),
-            timestamp: notes.timestamp.unwrap_or(0),
-            long_name: LongName::of(name),
-            source,
-        }
+impl RxFrags {
+    /// Bytes of memory that go back when all of them do: whole lines.
+    pub fn footprint(&self) -> usize {
+        self.0.iter().map(FragMut::capacity).sum()
     }
-}
 
-/// One received packet.
-#[derive(Debug)]
-pub struct RxPacket {
-    /// The payload: writable, ours alone, and free again on its own, also if the
-    /// kernel had coalesced the packet with others.
-    pub frag: FragMut,
-    /// Who sent it.
-    pub source: Source,
-    long_name: Option<LongName>,
-    timestamp: i64,
-    interface: u32,
-    wire_len: u32,
-    segment: bool,
-    truncated: bool,
-}
-
-impl RxPacket {
-    /// A packet that came alone, and was sent with `wire_len` bytes.
-    pub(super) fn whole(frag: FragMut, origin: Origin, wire_len: usize) -> Self {
-        Self {
-            truncated: wire_len > frag.len(),
-            wire_len: u32::try_from(wire_len).unwrap_or(u32::MAX),
-            frag,
-            source: origin.source,
-            long_name: origin.long_name,
-            timestamp: origin.timestamp,
-            interface: origin.interface,
-            segment: false,
+    /// Gives the tails of all buffers back. No locked instruction on the thread
+    /// that received.
+    fn cut(&mut self) {
+        for frag in &mut self.0 {
+            frag.shrink_to(frag.len());
         }
     }
 
-    /// A packet of `wire_len` bytes that the kernel had coalesced with others.
-    pub(super) fn segment(frag: FragMut, origin: Origin, wire_len: usize) -> Self {
-        let mut packet = Self::whole(frag, origin, wire_len);
-        packet.segment = true;
-        packet
+    fn clear(&mut self) {
+        drop_many(self.0.drain(..));
     }
+}
 
-    /// Bytes that were sent; more than `frag` holds when the packet was
-    /// truncated.
-    pub fn wire_len(&self) -> usize {
-        self.wire_len as usize
+impl Drop for RxFrags {
+    fn drop(&mut self) {
+        self.clear();
     }
+}
 
-    /// Was the packet longer than its buffer? The rest is lost.
-    pub fn is_truncated(&self) -> bool {
-        self.truncated
+impl IntoIterator for RxFrags {
+    type Item = FragMut;
+    type IntoIter = std::vec::IntoIter<FragMut>;
+
+    fn into_iter(mut self) -> Self::IntoIter {
+        self.cut();
+        std::mem::take(&mut self.0).into_iter()
     }
+}
 
-    /// The sender's raw `sockaddr`, whole: `source` has no room for the path of
-    /// a UNIX socket. Empty when the kernel gave none.
-    pub fn name(&self) -> &[u8] {
-        match &self.long_name {
-            Some(name) => name.as_bytes(),
-            None => self.source.as_bytes(),
-        }
-    }
+/// A packet of a batch. Derefs to what is known beside its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct RxPacket<'a> {
+    /// The payload: it is free again on its own, also if the kernel had coalesced
+    /// the packet with others.
+    pub frag: &'a FragMut,
+    fact: RxFact<'a>,
+}
 
-    /// When the kernel took it in, in nanoseconds since 1970; segments of one
-    /// super-buffer have the same time. `None` unless the ring asks for it
-    /// ([`RxOptions::timestamps`](crate::net::RxOptions::timestamps)).
-    pub fn timestamp(&self) -> Option<i64> {
-        (self.timestamp != 0).then_some(self.timestamp)
-    }
+impl<'a> Deref for RxPacket<'a> {
+    type Target = RxFact<'a>;
 
-    /// The number of the interface through which it came. `None` unless the ring
-    /// asks for it ([`RxOptions::interfaces`](crate::net::RxOptions::interfaces))
-    /// or has a packet socket.
-    pub fn interface(&self) -> Option<u32> {
-        (self.interface != 0).then_some(self.interface)
-    }
-
-    /// Did the kernel coalesce it with others (`UDP_GRO`)?
-    pub fn is_segment(&self) -> bool {
-        self.segment
+    fn deref(&self) -> &RxFact<'a> {
+        &self.fact
     }
 }
 
@@ -122,27 +82,29 @@ impl RxPacket {
 /// ```
 #[derive(Debug, Default)]
 pub struct RxBatch {
-    packets: Vec<RxPacket>,
+    frags: RxFrags,
+    /// One for each fragment.
+    facts: RxFacts,
     discarded: u64,
 }
 
 impl RxBatch {
     /// Storage for `max` packets.
     pub fn with_capacity(max: usize) -> Self {
-        Self {
-            packets: Vec::with_capacity(max),
-            discarded: 0,
-        }
+        let mut batch = Self::default();
+        batch.reserve(max);
+        batch
     }
 
     /// Packets in the batch.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.packets.len()
+        self.frags.0.len()
     }
 
     /// Is there no packet? See also [`discarded`](Self::discarded).
     pub fn is_empty(&self) -> bool {
-        self.packets.is_empty()
+        self.frags.0.is_empty()
     }
 
     /// Packets that were read and thrown away because the pool was at its limit,
@@ -152,41 +114,66 @@ impl RxBatch {
         self.discarded
     }
 
-    /// The packets, in the order in which they came.
-    pub fn packets(&self) -> &[RxPacket] {
-        &self.packets
-    }
-
-    /// The packet at `index`.
-    pub fn get(&self, index: usize) -> Option<&RxPacket> {
-        self.packets.get(index)
+    /// The packet at `index`, in the order in which they came.
+    pub fn get(&self, index: usize) -> Option<RxPacket<'_>> {
+        let frag = self.frags.0.get(index)?;
+        let fact = self.facts.get(index)?;
+        Some(RxPacket { frag, fact })
     }
 
     /// The packets one by one.
-    pub fn iter(&self) -> std::slice::Iter<'_, RxPacket> {
-        self.packets.iter()
+    pub fn iter(&self) -> RxPackets<'_> {
+        RxPackets {
+            frags: self.frags.0.iter(),
+            facts: self.facts.iter(),
+        }
     }
 
-    /// Takes the packets out and keeps the storage.
-    pub fn drain(&mut self) -> std::vec::Drain<'_, RxPacket> {
-        self.packets.drain(..)
+    /// What is known beside the bytes.
+    pub fn facts(&self) -> &RxFacts {
+        &self.facts
+    }
+
+    /// Takes the fragments out and keeps the storage. What is known of them is
+    /// gone; [`into_parts`](Self::into_parts) keeps it.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, FragMut> {
+        self.discarded = 0;
+        self.facts.clear();
+        self.frags.cut();
+        self.frags.0.drain(..)
+    }
+
+    /// The fragments, and what is known of each. Costs nothing.
+    pub fn into_parts(self) -> (RxFrags, RxFacts) {
+        (self.frags, self.facts)
     }
 
     /// Gives all packets back in one batch drop and keeps the storage.
     pub fn clear(&mut self) {
         self.discarded = 0;
-        if !self.packets.is_empty() {
-            drop_many(self.packets.drain(..).map(|packet| packet.frag));
-        }
+        self.facts.clear();
+        self.frags.clear();
     }
 
-    /// Makes room for `more` packets in one heap call, if there is not.
+    /// Makes room for `more` packets in two heap calls, if there is not.
     pub(super) fn reserve(&mut self, more: usize) {
-        self.packets.reserve(more);
+        self.frags.0.reserve(more);
+        self.facts.reserve(more);
     }
 
-    pub(super) fn push(&mut self, packet: RxPacket) {
-        self.packets.push(packet);
+    /// What the next packets come from is told by `facts_mut().begin`.
+    pub(super) fn facts_mut(&mut self) -> &mut RxFacts {
+        &mut self.facts
+    }
+
+    /// A packet that was sent with `wire_len` bytes, on a page of `page_size`.
+    #[inline]
+    pub(super) fn push(&mut self, frag: FragMut, wire_len: usize, page_size: usize) {
+        let address = frag.as_ptr().addr();
+        let offset = address & (page_size - 1);
+        let (len, page) = (short(frag.len()), address - offset);
+        self.facts.push(page, short(offset), len, short(wire_len));
+        self.frags.0.push(frag);
     }
 
     pub(super) fn discard(&mut self, packets: u64) {
@@ -194,26 +181,48 @@ impl RxBatch {
     }
 }
 
-impl Drop for RxBatch {
-    fn drop(&mut self) {
-        self.clear();
+/// The packets of a batch, one after the other.
+#[derive(Clone, Debug)]
+pub struct RxPackets<'a> {
+    frags: std::slice::Iter<'a, FragMut>,
+    facts: RxFactIter<'a>,
+}
+
+impl<'a> Iterator for RxPackets<'a> {
+    type Item = RxPacket<'a>;
+
+    fn next(&mut self) -> Option<RxPacket<'a>> {
+        let (frag, fact) = (self.frags.next()?, self.facts.next()?);
+        Some(RxPacket { frag, fact })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.frags.size_hint()
+    }
+}
+
+impl ExactSizeIterator for RxPackets<'_> {}
+
+impl<'a> IntoIterator for &'a RxBatch {
+    type Item = RxPacket<'a>;
+    type IntoIter = RxPackets<'a>;
+
+    fn into_iter(self) -> RxPackets<'a> {
+        self.iter()
     }
 }
 
 impl IntoIterator for RxBatch {
-    type Item = RxPacket;
-    type IntoIter = std::vec::IntoIter<RxPacket>;
+    type Item = FragMut;
+    type IntoIter = std::vec::IntoIter<FragMut>;
 
-    fn into_iter(mut self) -> Self::IntoIter {
-        std::mem::take(&mut self.packets).into_iter()
+    fn into_iter(self) -> Self::IntoIter {
+        self.frags.into_iter()
     }
 }
 
-impl<'a> IntoIterator for &'a RxBatch {
-    type Item = &'a RxPacket;
-    type IntoIter = std::slice::Iter<'a, RxPacket>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.iter()
-    }
+/// A number below the size of a page or of a datagram, which are both below 4 GiB.
+#[inline]
+fn short(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -6,13 +6,13 @@
 //! ```text
 //!   arm      cache -> [ buffer ][ buffer ][ buffer ] ... up to `slots`
 //!   receive            packet    packet    (still armed)
-//!   store    above copybreak: stays where the kernel wrote it, the tail is free again
+//!   store    above copybreak: stays where it is, cut when it leaves its batch
 //!            up to copybreak: copied into a small fragment, the buffer is used again
 //!            super-buffer:    each segment copied into a fragment of its own, the
 //!                             buffer and the landing behind it are used again
 //! ```
 //!
-//! So no packet keeps more than its own lines, whatever it came with. With GRO
+//! So no packet that is kept keeps more than its own lines, whatever it came with. With GRO
 //! a message may need the `landing` behind its buffer; `guess` says how many to ask
 //! for, and a `message` that is not handed out at once waits where it landed.
 //!
@@ -31,12 +31,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::mem::{FragMut, PageFragCache, PagePool, drop_many};
-use crate::net::batch::{Origin, RxBatch, RxPacket};
+use crate::net::batch::RxBatch;
+use crate::net::facts::RxOrigin;
 use crate::net::queue::{DropCount, QueueStats};
 use crate::net::socket::{self, Kind, Messages, Needs, Readiness};
 use guess::Guess;
 use landing::Landing;
-use message::{Message, Part, gather, packets};
+use message::{Message, gather, packets};
 use options::invalid;
 
 pub use options::RxOptions;
@@ -70,11 +71,9 @@ pub use options::RxOptions;
 /// sender.send_to(b"hello", address)?;
 /// ring.wait(None)?;
 /// let batch = ring.recv(&mut cache, 64)?;
-/// assert_eq!(&batch.packets()[0].frag[..], b"hello");
-/// assert_eq!(
-///     batch.packets()[0].source.to_socket_addr(),
-///     Some(sender.local_addr()?)
-/// );
+/// let packet = batch.get(0).unwrap();
+/// assert_eq!(&packet.frag[..], b"hello");
+/// assert_eq!(packet.source().to_socket_addr(), Some(sender.local_addr()?));
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]
@@ -180,8 +179,8 @@ impl<S: AsFd> RxRing<S> {
 
     /// Receives what is there, at most `max` packets, without waiting.
     ///
-    /// One system call, and one heap call for the batch;
-    /// [`recv_into`](Self::recv_into) saves that too.
+    /// One system call, and three heap calls for the batch;
+    /// [`recv_into`](Self::recv_into) saves those too.
     ///
     /// # Errors
     /// As [`recv_into`](Self::recv_into).
@@ -218,11 +217,14 @@ impl<S: AsFd> RxRing<S> {
         if cache.pool().page_size() != self.page_size {
             return Err(invalid("the cache has pages of another size than the ring"));
         }
-        self.hand_out(cache, max, batch);
+        if self.has_pending() {
+            batch.reserve(max.min(self.pending()));
+            self.hand_out(cache, max, batch);
+        }
         if batch.is_empty() {
             self.receive(cache, max, batch)?;
         }
-        self.stats.count_batch(batch.len() as u64);
+        self.count(batch);
         Ok(())
     }
 
@@ -314,8 +316,9 @@ impl<S: AsFd> RxRing<S> {
             let Some(message) = self.begun.take().or_else(|| self.begin_next()) else {
                 break;
             };
+            self.tell_origin(&message, batch);
             if self.buffered && !message.is_joined() {
-                self.hand_out_alone(cache, message, batch);
+                self.hand_out_alone(cache, &message, batch);
             } else {
                 self.hand_out_copies(cache, message, max, batch);
             }
@@ -348,11 +351,8 @@ impl<S: AsFd> RxRing<S> {
         let index = self.next;
         self.next += 1;
         let notes = self.messages.notes(index);
-        if let Some(drops) = notes.drops {
-            self.drops = self.drops.seen(drops);
-        }
-        let origin = Origin::new(self.messages.name(index), notes);
-        let message = Message::new(origin, self.messages.wire_len(index), notes.segment);
+        self.drops = notes.drops.map_or(self.drops, |now| self.drops.seen(now));
+        let message = Message::new(self.messages.wire_len(index), notes.segment);
         if message.is_joined() {
             self.stats
                 .count_super_buffer(message.left() as u64, message.wire_len as u64);
@@ -360,17 +360,30 @@ impl<S: AsFd> RxRing<S> {
         Some(message)
     }
 
+    /// Notes where the packets of the message that was begun last came from.
+    fn tell_origin(&self, message: &Message, batch: &mut RxBatch) {
+        let notes = self.messages.notes(self.next - 1);
+        batch.facts_mut().begin(RxOrigin {
+            name: self.messages.name(self.next - 1),
+            timestamp: notes.timestamp,
+            interface: notes.interface,
+            segment: message.is_joined(),
+        });
+    }
+
     /// A packet that came alone, in the last armed buffer.
-    fn hand_out_alone(&mut self, cache: &mut PageFragCache, message: Message, batch: &mut RxBatch) {
+    fn hand_out_alone(
+        &mut self,
+        cache: &mut PageFragCache,
+        message: &Message,
+        batch: &mut RxBatch,
+    ) {
         let Some(buffer) = self.armed.pop() else {
             return;
         };
         let stored = message.wire_len.min(buffer.len());
         let frag = self.store(cache, buffer, stored);
-        self.push(
-            RxPacket::whole(frag, message.origin, message.wire_len),
-            batch,
-        );
+        batch.push(frag, message.wire_len, self.page_size);
     }
 
     /// The fragment in which the first `len` bytes of `buffer` stay.
@@ -386,7 +399,7 @@ impl<S: AsFd> RxRing<S> {
             self.again.push(buffer);
             return small;
         }
-        buffer.shrink_to(len.max(1));
+        // Cut when it leaves the batch: most go back whole, and their pages with them.
         buffer.truncate(len);
         buffer
     }
@@ -400,21 +413,29 @@ impl<S: AsFd> RxRing<S> {
         max: usize,
         batch: &mut RxBatch,
     ) {
+        let landing = self.landing.as_ref();
+        // Without one, somebody else has the kernel coalesce: what a buffer has is there.
+        let found_room = self.buffered || landing.is_some();
+        let tail = landing.map_or(&[][..], |landing| landing.slot(self.next - 1));
+        let head = match self.armed.last() {
+            Some(buffer) if self.buffered => &buffer[..],
+            _ => &[],
+        };
         while batch.len() < max
             && let Some(part) = message.next_part()
         {
-            let Some(frag) = self.copied(cache, part) else {
+            // As far as a buffer would have had room for it.
+            let len = part.len.min(self.options.buf_size);
+            if found_room && let Ok(mut frag) = cache.alloc(len.max(1)) {
+                let found = gather(&mut frag[..len], head, tail, part.at);
+                if found < frag.len() {
+                    frag.truncate(found);
+                }
+                batch.push(frag, part.len, self.page_size);
+            } else {
                 self.stats.rx_alloc_fail += 1;
                 batch.discard(1);
-                continue;
-            };
-            let origin = message.origin.clone();
-            let packet = if message.is_joined() {
-                RxPacket::segment(frag, origin, part.len)
-            } else {
-                RxPacket::whole(frag, origin, part.len)
-            };
-            self.push(packet, batch);
+            }
         }
         if message.left() > 0 {
             self.begun = Some(message);
@@ -423,32 +444,12 @@ impl<S: AsFd> RxRing<S> {
         }
     }
 
-    /// A part of the message that was begun last, as far as a buffer would have
-    /// had room for it. `None` when there is no memory, and nowhere to take it from.
-    fn copied(&mut self, cache: &mut PageFragCache, part: Part) -> Option<FragMut> {
-        let tail = match &self.landing {
-            Some(landing) => landing.slot(self.next - 1),
-            // Somebody else has the kernel coalesce: what the buffer has is there.
-            None if self.buffered => &[],
-            None => return None,
-        };
-        let head = match self.armed.last() {
-            Some(buffer) if self.buffered => &buffer[..],
-            _ => &[],
-        };
-        let len = part.len.min(self.options.buf_size);
-        let mut frag = cache.alloc(len.max(1)).ok()?;
-        frag.truncate(len);
-        let found = gather(&mut frag, head, tail, part.at);
-        frag.truncate(found);
-        Some(frag)
-    }
-
-    fn push(&mut self, packet: RxPacket, batch: &mut RxBatch) {
-        self.stats.rx_packets += 1;
-        self.stats.rx_bytes += packet.frag.len() as u64;
-        self.stats.truncated += u64::from(packet.is_truncated());
-        batch.push(packet);
+    fn count(&mut self, batch: &RxBatch) {
+        let (bytes, truncated) = batch.facts().sums();
+        self.stats.rx_packets += batch.len() as u64;
+        self.stats.rx_bytes += bytes;
+        self.stats.truncated += truncated;
+        self.stats.count_batch(batch.len() as u64);
     }
 
     /// Waits until there is something to receive, at most for `timeout`

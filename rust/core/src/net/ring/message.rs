@@ -1,11 +1,8 @@
 //! A message that has come: one packet, or a super-buffer of several.
 
-use crate::net::batch::Origin;
-
 /// A message of which packets are still to be handed out.
 #[derive(Debug)]
 pub(super) struct Message {
-    pub(super) origin: Origin,
     /// Bytes as they were sent.
     pub(super) wire_len: usize,
     /// Bytes of each packet but the last.
@@ -25,10 +22,9 @@ pub(super) struct Part {
 
 impl Message {
     /// `segment`: what the kernel told of the size of segments, if anything.
-    pub(super) fn new(origin: Origin, wire_len: usize, segment: Option<usize>) -> Self {
+    pub(super) fn new(wire_len: usize, segment: Option<usize>) -> Self {
         let (step, left) = steps(wire_len, segment);
         Self {
-            origin,
             wire_len,
             step,
             left,
@@ -48,6 +44,7 @@ impl Message {
     }
 
     /// The next packet.
+    #[inline]
     pub(super) fn next_part(&mut self) -> Option<Part> {
         self.left = self.left.checked_sub(1)?;
         let part = Part {
@@ -90,11 +87,6 @@ pub(super) fn gather(into: &mut [u8], head: &[u8], tail: &[u8], at: usize) -> us
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::socket::Notes;
-
-    fn message(wire_len: usize, segment: Option<usize>) -> Message {
-        Message::new(Origin::new(&[], Notes::default()), wire_len, segment)
-    }
 
     fn parts(mut message: Message) -> Vec<(usize, usize)> {
         std::iter::from_fn(|| message.next_part().map(|part| (part.at, part.len))).collect()
@@ -102,23 +94,27 @@ mod tests {
 
     #[test]
     fn a_super_buffer_is_cut_into_its_segments_the_last_may_be_short() {
-        let whole = message(2500, Some(1000));
+        let whole = Message::new(2500, Some(1000));
         assert!(whole.is_joined() && whole.left() == 3);
         assert_eq!(parts(whole), [(0, 1000), (1000, 1000), (2000, 500)]);
-        assert_eq!(parts(message(3, Some(1))), [(0, 1), (1, 1), (2, 1)]);
-        assert_eq!(parts(message(2000, Some(1000))).len(), 2);
+        assert_eq!(parts(Message::new(3, Some(1))), [(0, 1), (1, 1), (2, 1)]);
+        assert_eq!(parts(Message::new(2000, Some(1000))).len(), 2);
     }
 
     #[test]
     fn whatever_has_no_second_segment_is_one_packet() {
         for segment in [None, Some(0), Some(1000), Some(1001), Some(usize::MAX)] {
-            let whole = message(1000, segment);
+            let whole = Message::new(1000, segment);
             assert!(!whole.is_joined());
             assert_eq!(parts(whole), [(0, 1000)]);
             assert_eq!(packets(1000, segment), 1);
         }
-        assert_eq!(parts(message(0, None)), [(0, 0)], "empty ones are packets");
-        assert_eq!(parts(message(0, Some(9))), [(0, 0)]);
+        assert_eq!(
+            parts(Message::new(0, None)),
+            [(0, 0)],
+            "empty ones are packets"
+        );
+        assert_eq!(parts(Message::new(0, Some(9))), [(0, 0)]);
     }
 
     #[test]
