@@ -163,6 +163,22 @@ DRAWINGS |= {f"taken: {bench}": lambda bench=bench: told(bench) for bench in (  
 )}  # fmt: skip
 
 
+TITLES = {
+    "pair": "take and give back on one thread, by bytes",
+    "fifo": "first in, first out, by window",
+    "handoff": "to another core, by bytes",
+    "growth": "1500 B in a window of 256, by live pages",
+}
+
+
+def plot(name: str) -> str:
+    """Return the line that shows the picture *name*, if it is drawn."""
+    return f"![{TITLES[name]}](plots/{name}.svg)\n" if record.newest(name) else ""
+
+
+DRAWINGS |= {f"plot, {name}": lambda name=name: plot(name) for name in TITLES}  # type: ignore[misc]
+
+
 def redrawn(text: str) -> str:
     """Return *text* with what is between the marks drawn again."""
 
@@ -213,10 +229,10 @@ def lines(bench: str, group: str, title: str) -> Figure:
 
 
 PICTURES: dict[str, Callable[[], Figure]] = {
-    "pair": lambda: bars("pair", "pair", "take and give back on one thread, by bytes"),
-    "fifo": lambda: bars("fifo", "fifo, IMIX", "first in, first out, by window"),
-    "handoff": lambda: bars("handoff", "handoff", "to another core, by bytes"),
-    "growth": lambda: lines("growth", "growth", "1500 B in a window of 256, by live pages"),
+    "pair": lambda: bars("pair", "pair", TITLES["pair"]),
+    "fifo": lambda: bars("fifo", "fifo, IMIX", TITLES["fifo"]),
+    "handoff": lambda: bars("handoff", "handoff", TITLES["handoff"]),
+    "growth": lambda: lines("growth", "growth", TITLES["growth"]),
 }
 
 

@@ -132,6 +132,7 @@ def compare(program: Path, *, bless: bool) -> bool:
     """Print how the fast paths differ from those that are kept; tell whether all is well."""
     found = golden(program)
     if bless or not GOLDEN.exists():
+        GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(found, encoding="utf-8")
         print(f"kept: {GOLDEN.name}")
         return True
