@@ -56,6 +56,53 @@ fn next_line(word: impl Fn(usize) -> u64, words: usize, from: usize, flip: u64) 
     Some(index * WORD_LINES + bits.trailing_zeros() as usize)
 }
 
+/// The longest run of set lines in `words`.
+pub(crate) fn longest_run(words: impl Iterator<Item = u64>) -> usize {
+    let (mut longest, mut open) = (0, 0);
+    for word in words {
+        if word == FULL {
+            open += WORD_LINES;
+            continue;
+        }
+        longest = longest.max(open + word.trailing_ones() as usize);
+        if word.count_ones() as usize > longest {
+            longest = longest.max(run_inside(word));
+        }
+        open = (word << (64 - WORD_LINES)).leading_ones() as usize;
+    }
+    longest.max(open)
+}
+
+/// The longest run of set lines in `word`: doubled while it lasts, then made
+/// longer by what is left, halved each time.
+fn run_inside(word: u64) -> usize {
+    let (mut doubled, mut steps) = ([word; 7], 0);
+    loop {
+        let starts = doubled[steps];
+        let longer = starts & (starts >> (1 << steps));
+        if longer == 0 {
+            break;
+        }
+        steps += 1;
+        doubled[steps] = longer;
+        if steps == 6 {
+            break;
+        }
+    }
+    if word == 0 {
+        return 0;
+    }
+    let (mut starts, mut run) = (doubled[steps], 1 << steps);
+    for step in (0..steps).rev() {
+        let longer = starts & doubled[step].checked_shr(run).unwrap_or(0);
+        if longer != 0 {
+            starts = longer;
+            run += 1 << step;
+        }
+    }
+    run as usize
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -115,6 +162,26 @@ mod tests {
             });
             assert_eq!(next_run(|i| map[i], 4, from), expected);
         }
+    }
+
+    #[test]
+    fn the_longest_run_is_the_one_that_a_slow_walk_finds() {
+        let mut seed = 0x5DEE_CE66_D1CE_4E5B;
+        for round in 0..4000 {
+            let mut map = [0_u64; 4];
+            for word in &mut map {
+                *word = match round % 4 {
+                    0 => noise(&mut seed),
+                    1 => noise(&mut seed) & noise(&mut seed) & noise(&mut seed),
+                    2 => noise(&mut seed) | noise(&mut seed) | noise(&mut seed),
+                    _ => u64::MAX << (noise(&mut seed) % 64),
+                };
+            }
+            let slow = bits(&map).split(|free| !free).map(<[bool]>::len).max();
+            assert_eq!(Some(longest_run(map.into_iter())), slow);
+        }
+        assert_eq!(longest_run([0; 3].into_iter()), 0);
+        assert_eq!(longest_run([u64::MAX; 3].into_iter()), 192);
     }
 
     #[test]

@@ -114,11 +114,15 @@ pub(crate) enum Role {
     Orphan = 5,
 }
 
-/// A role word is a role, this bit if the page is counted in bytes, and the
-/// page's number in its region, by which a head finds its header.
+/// A role word is a role, this bit if the page is counted in bytes, the page's
+/// number in its region, by which a head finds its header, and which of its
+/// shelf's lists it is in.
 const BYTES: u32 = 0x10;
 const ROLE: u32 = 0xF;
 const INDEX_SHIFT: u32 = 8;
+const LIST_SHIFT: u32 = 24;
+const LIST: u32 = u32::MAX << LIST_SHIFT;
+const _: () = assert!(crate::geometry::MAX_PAGES <= 1 << (LIST_SHIFT - INDEX_SHIFT));
 
 /// Bytes from a header to its first head.
 const HEADS: usize = std::mem::offset_of!(Header, heads);
@@ -192,7 +196,8 @@ impl Page {
     /// * The region stays mapped for as long as the result is used.
     pub(crate) unsafe fn of_head(head: NonNull<PageHead>) -> Page {
         // SAFETY: mapped (caller).
-        let index = (unsafe { head.as_ref() }.role.peek() >> INDEX_SHIFT) as usize;
+        let role = unsafe { head.as_ref() }.role.peek();
+        let index = ((role & !LIST) >> INDEX_SHIFT) as usize;
         let at = index * size_of::<PageHead>();
         // SAFETY: the header that the head is part of starts there.
         let header = unsafe { head.byte_sub(HEADS + at) }.cast();
@@ -281,6 +286,18 @@ impl Page {
     pub(crate) fn set_role(self, role: Role) {
         let word = self.head().role.get() & !ROLE;
         self.head().role.set(word | role as u32);
+    }
+
+    /// Which of its shelf's lists the page is in: what `set_list` said last.
+    pub(crate) fn list(self) -> usize {
+        (self.head().role.get() >> LIST_SHIFT) as usize
+    }
+
+    pub(crate) fn set_list(self, list: usize) {
+        debug_assert!(list < 1 << (u32::BITS - LIST_SHIFT));
+        #[allow(clippy::cast_possible_truncation)] // a shelf has few lists
+        let list = (list as u32) << LIST_SHIFT;
+        self.head().role.set(self.head().role.get() & !LIST | list);
     }
 
     /// Is this page counted in bytes rather than mapped in lines?

@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::error::Error;
-use crate::geometry::{DEFAULT_PAGE, REGION, is_page_size};
+use crate::geometry::{DEFAULT_PAGE, LINE_SHIFT, REGION, is_page_size};
 use crate::mem::depot::{Depot, Init};
 use crate::mem::os;
 use crate::mem::page::{NOBODY, ORPHAN, Role};
@@ -158,6 +158,11 @@ impl PagePool {
     /// Bytes of a page.
     pub fn page_size(&self) -> usize {
         1 << self.depot.page_shift()
+    }
+
+    /// log2 of the lines of a page.
+    pub(crate) fn page_lines_shift(&self) -> u32 {
+        self.depot.page_shift() - LINE_SHIFT
     }
 
     /// The most bytes of regions that may be mapped at once.

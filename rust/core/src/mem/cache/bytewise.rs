@@ -16,9 +16,8 @@ use crate::mem::page::Page;
 use crate::mem::raw::RawFrag;
 use crate::mem::shelf::bump;
 
-/// Retired pages that a refill looks at: their bytes may have come home from
-/// elsewhere.
-const GLANCES: u64 = 2;
+/// Steps of the round that a refill takes.
+const PACE: u64 = 4;
 
 /// Finds room for `size` bytes at a multiple of `align`: the page, which is
 /// then the current one, and the offset in it.
@@ -42,13 +41,14 @@ pub(crate) fn make_room(
     } else {
         bump(&shelf.counters.refills);
     }
-    if let Some(page) = dead_page(cache, GLANCES) {
+    cache.go_round(PACE);
+    if let Some(page) = cache.shelf().take_spare() {
         bump(&shelf.counters.reuses);
         return Ok(begin(cache, page));
     }
     match cache
         .take_page()
-        .or_else(|refusal| dead_page(cache, u64::MAX).ok_or(refusal))
+        .or_else(|refusal| last_resort(cache).ok_or(refusal))
     {
         Ok(page) => Ok(begin(cache, page)),
         Err(refusal) => {
@@ -58,20 +58,10 @@ pub(crate) fn make_room(
     }
 }
 
-/// A page of the shelf without live fragments: a spare one, or one of the
-/// `glances` oldest.
-fn dead_page(cache: &PageFragCache, glances: u64) -> Option<Page> {
-    let shelf = cache.shelf();
-    shelf.take_spare().or_else(|| {
-        let oldest = (0..shelf.retired().min(glances)).map_while(|_| shelf.take_oldest());
-        oldest.into_iter().find(|&page| {
-            let dead = page.is_dead_bytes();
-            if !dead {
-                cache.put_away(page);
-            }
-            dead
-        })
-    })
+/// Any page of the shelf without live fragments.
+fn last_resort(cache: &PageFragCache) -> Option<Page> {
+    cache.go_all_round();
+    cache.shelf().take_spare()
 }
 
 /// Starts a dead page at offset 0.

@@ -1,4 +1,24 @@
 //! The cold half of a cache: where the next hole comes from, and giving up.
+//!
+//! # What bounds the memory that is held
+//!
+//! *Finding.* What the owner frees is known at once. What others free is found
+//! on the owner's round, of which every page's worth of carved lines buys at
+//! least one step, and sixteen after a step that found something, fewer by and
+//! by while others do not; a page from the pool costs [`TOLL`] more. So when a
+//! burst has died elsewhere, carving a sixteenth of what is held is enough to
+//! see all of it and to give the dead pages back. Nothing is given back while the
+//! owner uses up no hole, be it idle or on the way back each time, and does not
+//! trim: until then what is held is what was held before.
+//!
+//! *Fitting.* A page is offered again when an eighth of it is free, and its
+//! longest hole decides for whom. Small requests and large ones open different
+//! holes, so that what is small and lives long gathers in few pages.
+//!
+//! *What cannot be bounded.* Fragments do not move. Whoever sees addresses and
+//! keeps one line of each page holds the whole page with it, 512 times as much
+//! at 32 KiB, against any request longer than the longest hole, as with every
+//! allocator that does not move; requests that fit the holes still get them.
 
 use super::{Granule, PageFragCache};
 use crate::error::Error;
@@ -10,20 +30,32 @@ use crate::mem::shelf::bump;
 
 use std::ptr::{NonNull, null_mut};
 
-/// Ready pages that a refill looks at. Those whose holes are too small go to
-/// the end of the line, so the next refill looks at others. A look that finds
-/// nothing is cheaper than a page more: with 4 the pinning bench held a tenth
-/// more and took longer.
-const LOOKS: u64 = 16;
+/// Ready pages of one class that a refill looks at: those of the request's own
+/// may turn out to have no hole that is long enough.
+const LOOKS: usize = 4;
 
-/// Retired pages that a refill looks at although no free on this thread said
-/// so: their bytes may have come home from elsewhere.
-const GLANCES: u64 = 2;
+/// Steps of the round that a page's worth of carved lines pays for, in
+/// quarters: so many after a step that found something, and one less after each
+/// that did not.
+const FASTEST: u64 = 64;
+const SLOWEST: u64 = 4;
+const QUARTERS: u32 = 2;
 
-/// A request of less than this part of a page rather fills a hole than starts
-/// a page that is whole: small fragments that live long shall not sit in pages
-/// that large ones could have as a whole.
+/// Steps of the round that a page from the pool costs at least, unless what
+/// they find makes it needless.
+const TOLL: usize = 32;
+
+/// A request of up to this part of a page is *small*: it rather fills a hole
+/// than starts a page that is whole. A larger one opens no more of a hole than
+/// it takes, so that no small one comes to lie behind it: small fragments that
+/// live long shall not sit where large ones could have been. A large fragment
+/// pays for that with a refill, which its size makes small.
 const SMALL: usize = 8;
+
+/// Is a request of `need` lines small in a page of `lines`?
+fn is_small(need: usize, lines: usize) -> bool {
+    need <= (lines / SMALL).max(1)
+}
 
 impl PageFragCache {
     /// Sees to it that `size` bytes at a multiple of `align` fit in the hole.
@@ -33,31 +65,42 @@ impl PageFragCache {
         }
         let shelf = self.shelf();
         bump(&shelf.counters.refills);
+        self.pay();
         let need = lines_for(size);
         let step = lines_for(align);
+        let mut left = None;
         if let Some(page) = shelf.current() {
-            let small = need * SMALL <= page.lines() && shelf.ready() != 0;
+            let small = is_small(need, page.lines()) && shelf.has_ready(need);
             if !small && page.is_all_back(page.uncarved_bytes() >> LINE_SHIFT) {
                 bump(&shelf.counters.reuses);
-                self.carve_whole(page);
+                self.carve_whole(page, need);
                 return Ok(());
             }
             self.close_hole();
+            let changes = is_small(need, page.lines()) != (shelf.small.get() != 0);
             // Forward only: what is freed behind is for the next time round.
             let from = usize::try_from(shelf.offset.get()).unwrap_or(0);
-            if self.carve_hole(page, from, need, step) {
+            if !changes && self.carve_hole(page, from, need, step) {
                 bump(&shelf.counters.reuses);
                 return Ok(());
             }
             page.sweep();
             if !small && page.is_whole() {
                 bump(&shelf.counters.reuses);
-                self.carve_whole(page);
+                self.carve_whole(page, need);
                 return Ok(());
             }
+            if changes && shelf.small.get() != 0 {
+                shelf.set_nest(page);
+            }
+            left = (changes && !page.is_whole()).then_some(page);
             self.put_current_away();
         }
-        if self.search_shelf(need, step, LOOKS, GLANCES) || self.carve_spare() {
+        if self.search_shelf(need, step)
+            || left.is_some_and(|page| self.go_back(page, need, step))
+            || self.carve_spare(need)
+            || self.search_round(need, step)
+        {
             bump(&self.shelf().counters.reuses);
             return Ok(());
         }
@@ -66,13 +109,13 @@ impl PageFragCache {
         }
         let refusal = match self.take_page() {
             Ok(page) => {
-                self.carve_whole(page);
+                self.carve_whole(page, need);
                 return Ok(());
             }
             Err(refusal) => refusal,
         };
         // At the limit: look at everything before refusing.
-        if self.search_shelf(need, step, u64::MAX, u64::MAX) {
+        if self.search_all(need, step) {
             bump(&self.shelf().counters.reuses);
             return Ok(());
         }
@@ -101,19 +144,31 @@ impl PageFragCache {
 
     /// Puts what is left of the hole back into the map.
     pub(super) fn close_hole(&self) {
-        let Some(page) = self.shelf().current() else {
+        let shelf = self.shelf();
+        let Some(page) = shelf.current() else {
             return;
         };
         let hole = page.head();
         if let Some(start) = NonNull::new(hole.cursor.get()) {
-            page.put_lines(line_of(start), page.uncarved_bytes() >> LINE_SHIFT);
+            let lines = page.uncarved_bytes() >> LINE_SHIFT;
+            page.put_lines(line_of(start), lines);
+            let debt = shelf.debt.get();
+            shelf.debt.set(debt.saturating_sub(lines as u64));
         }
         hole.cursor.set(null_mut());
         hole.limit.set(null_mut());
     }
 
     /// Carves an owned page without live fragments from its start.
-    fn carve_whole(&self, page: Page) {
+    fn carve_whole(&self, page: Page, need: usize) {
+        let small = is_small(need, page.lines());
+        self.shelf().small.set(u64::from(small));
+        if !small {
+            // What of the page was never carved is not in the map yet.
+            self.close_hole();
+            self.carve_run(page, 0, need);
+            return;
+        }
         self.start(page);
         self.shelf().offset.set(page.lines() as u64);
         page.take_all();
@@ -122,9 +177,47 @@ impl PageFragCache {
 
     /// Opens the first hole of `page` at or after line `from` that fits.
     fn carve_hole(&self, page: Page, from: usize, need: usize, step: usize) -> bool {
-        let Some((first, count)) = page.find_hole(from, need, step) else {
+        let Some(hole) = page.find_hole(from, need, step) else {
             return false;
         };
+        self.open_part(page, hole, need, step);
+        true
+    }
+
+    /// Goes on in the page that was put away last, which had live fragments, if
+    /// it has a hole: rather one page of small and large than one more page.
+    fn go_back(&self, page: Page, need: usize, step: usize) -> bool {
+        self.shelf().take(page);
+        let found = self.carve_hole(page, 0, need, step);
+        if !found {
+            self.put_away(page);
+        }
+        found
+    }
+
+    /// Opens the shortest hole of `page` that fits.
+    fn carve_shortest(&self, page: Page, need: usize, step: usize) -> bool {
+        let Some(hole) = page.find_shortest(need, step) else {
+            return false;
+        };
+        self.open_part(page, hole, need, step);
+        true
+    }
+
+    /// Opens a hole that fits: all of it, or what a large request takes.
+    fn open_part(&self, page: Page, (first, count): (usize, usize), need: usize, step: usize) {
+        let small = is_small(need, page.lines());
+        self.shelf().small.set(u64::from(small));
+        let part = if small {
+            count
+        } else {
+            align_up(first, step) - first + need
+        };
+        self.carve_run(page, first, part);
+    }
+
+    /// Opens `count` lines of `page` from `first` on.
+    fn carve_run(&self, page: Page, first: usize, count: usize) {
         self.start(page);
         self.shelf().offset.set((first + count) as u64);
         // Live fragments from before do not sum up: no `is_all_back`.
@@ -133,7 +226,6 @@ impl PageFragCache {
         // SAFETY: the hole lies in the page.
         let start = unsafe { page.base().add(first << LINE_SHIFT) };
         self.open_hole(page, start, count << LINE_SHIFT);
-        true
     }
 
     /// Carves `page` from `start` on; the bytes have been taken out of the map.
@@ -142,6 +234,8 @@ impl PageFragCache {
             // SAFETY: taken out of the map, so nobody else's.
             unsafe { start.write_bytes(0, bytes) };
         }
+        let debt = self.shelf().debt.get();
+        self.shelf().debt.set(debt + (bytes >> LINE_SHIFT) as u64);
         let hole = page.head();
         hole.cursor.set(start.as_ptr());
         // SAFETY: the hole ends within the page or at its end.
@@ -170,19 +264,78 @@ impl PageFragCache {
         }
     }
 
-    /// Looks for a hole in up to `looks` ready pages and `glances` retired ones.
-    fn search_shelf(&self, need: usize, step: usize, looks: u64, glances: u64) -> bool {
+    /// Takes the steps of the round that carving has paid for.
+    #[inline]
+    fn pay(&self) {
         let shelf = self.shelf();
-        let ready = shelf.ready().min(looks);
-        let retired = shelf.retired().min(glances);
-        (0..ready).any(|_| {
-            shelf
-                .take_ready()
-                .is_some_and(|p| self.try_page(p, need, step))
-        }) || (0..retired).any(|_| {
-            shelf
-                .take_oldest()
-                .is_some_and(|p| self.try_page(p, need, step))
+        let steps =
+            (shelf.debt.get() * shelf.pace.get()) >> (self.pool().page_lines_shift() + QUARTERS);
+        if steps != 0 {
+            shelf.debt.set(0);
+            self.go_round(steps);
+        }
+    }
+
+    /// Looks at the next pages of the round, as many as `steps` says, and puts
+    /// those away anew of which something came home from elsewhere.
+    pub(super) fn go_round(&self, steps: u64) {
+        let shelf = self.shelf();
+        let mut pace = shelf.pace.get();
+        for page in (0..steps).map_while(|_| shelf.next_on_round()) {
+            if page.has_news() {
+                pace = FASTEST;
+                shelf.take(page);
+                if !page.is_bytes() {
+                    page.sweep();
+                }
+                self.put_away(page);
+            } else {
+                pace = SLOWEST.max(pace - 1);
+            }
+        }
+        shelf.pace.set(pace);
+    }
+
+    /// Looks at every page of the lists.
+    pub(super) fn go_all_round(&self) {
+        // Twice as many steps as pages: one that is put away anew may stand
+        // before the round once more.
+        self.go_round(self.shelf().waiting().count() as u64 * 2);
+    }
+
+    /// Carves the best of the ready pages, if one has a hole that fits.
+    fn search_shelf(&self, need: usize, step: usize) -> bool {
+        let shelf = self.shelf();
+        let small = is_small(need, 1 << self.pool().page_lines_shift());
+        let nest = small.then(|| shelf.take_nest(need, step)).flatten();
+        let page = nest.or_else(|| shelf.take_ready(need, step, LOOKS));
+        page.is_some_and(|page| {
+            page.sweep();
+            self.carve_shortest(page, need, step)
+        })
+    }
+
+    /// Carves what some steps of the round bring to light.
+    fn search_round(&self, need: usize, step: usize) -> bool {
+        (0..TOLL).any(|_| {
+            self.go_round(1);
+            let shelf = self.shelf();
+            shelf.has_ready(need) && self.search_shelf(need, step) || self.carve_spare(need)
+        })
+    }
+
+    /// Collects all that came home, and carves any page with a hole that fits.
+    fn search_all(&self, need: usize, step: usize) -> bool {
+        let shelf = self.shelf();
+        self.go_all_round();
+        if self.carve_spare(need) {
+            return true;
+        }
+        let fits = |page: &Page| page.find_hole(0, need, step).is_some();
+        let found = shelf.waiting().find(fits);
+        found.is_some_and(|page| {
+            shelf.take(page);
+            self.carve_hole(page, 0, need, step)
         })
     }
 
@@ -197,9 +350,10 @@ impl PageFragCache {
     }
 
     /// Carves a page that was kept for this.
-    fn carve_spare(&self) -> bool {
+    fn carve_spare(&self, need: usize) -> bool {
         let spare = self.shelf().take_spare();
-        spare.inspect(|&page| self.carve_whole(page)).is_some()
+        let found = spare.inspect(|&page| self.carve_whole(page, need));
+        found.is_some()
     }
 
     /// Adopts an orphan, if there is one. True if it has a hole that fits.
@@ -251,28 +405,23 @@ impl PageFragCache {
             shelf.go_nowhere();
             self.let_go(page, keep_alive);
         }
+        if keep_alive {
+            self.go_all_round();
+        }
         while let Some(page) = shelf.take_spare() {
             bump(&shelf.counters.pages_given);
             depot::give(page.close());
         }
-        // What is kept goes back to one of the lists, so count first.
-        for _ in 0..shelf.ready() {
-            shelf
-                .take_ready()
-                .into_iter()
-                .for_each(|page| self.let_go(page, keep_alive));
-        }
-        for _ in 0..shelf.retired() {
-            shelf
-                .take_oldest()
-                .into_iter()
-                .for_each(|page| self.let_go(page, keep_alive));
+        while let Some(page) = shelf.any_waiting().filter(|_| !keep_alive) {
+            shelf.take(page);
+            self.let_go(page, false);
         }
     }
 
     /// Gives a page of no list back, or keeps it if it is alive and shall be.
     fn let_go(&self, page: Page, keep_alive: bool) {
         let shelf = self.shelf();
+        shelf.unnest(page);
         if page.sweep_is_dead() {
             bump(&shelf.counters.pages_given);
             depot::give(page.close());

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::geometry::{FULL, MAX_PAGE, MIN_PAGE, WORD_LINES, align_up};
 use crate::mem::lines;
-use crate::sync::{Ordering, thread_token};
+use crate::sync::{Ordering, OwnerU64, thread_token};
 
 /// Map words of the largest page.
 const PAGE_WORDS: usize = MAX_PAGE / MIN_PAGE;
@@ -172,15 +172,45 @@ impl Page {
         need: usize,
         align: usize,
     ) -> Option<(usize, usize)> {
+        self.holes(from)
+            .find(|&(first, count)| align_up(first, align) - first + need <= count)
+    }
+
+    /// The shortest run of free lines that `find_hole` could have returned.
+    pub(crate) fn find_shortest(self, need: usize, align: usize) -> Option<(usize, usize)> {
+        self.holes(0)
+            .filter(|&(first, count)| align_up(first, align) - first + need <= count)
+            .min_by_key(|&(_, count)| count)
+    }
+
+    /// The runs of free lines at or after line `from`, as `(first, count)`.
+    fn holes(&self, from: usize) -> impl Iterator<Item = (usize, usize)> {
         let map = &self.header().local[self.words()];
         let mut from = from;
-        while let Some((first, count)) = lines::next_run(|word| map[word].get(), map.len(), from) {
-            if align_up(first, align) - first + need <= count {
-                return Some((first, count));
-            }
-            from = first + count;
+        std::iter::from_fn(move || {
+            let hole = lines::next_run(|word| map[word].get(), map.len(), from)?;
+            from = hole.0 + hole.1;
+            Some(hole)
+        })
+    }
+
+    /// Lines of the longest hole.
+    pub(crate) fn longest_hole(self) -> usize {
+        let map = &self.header().local[self.words()];
+        lines::longest_run(map.iter().map(OwnerU64::get))
+    }
+
+    /// Has something come home from other threads since the last sweep?
+    pub(crate) fn has_news(self) -> bool {
+        if self.is_bytes() {
+            return self.is_dead_bytes();
         }
-        None
+        // Relaxed, both: what is missed now is found on the next round, and
+        // the sweep acquires what it collects.
+        let words = &self.header().remote[self.words()];
+        let landed = self.head().tally.load(Ordering::Relaxed) - OWNED;
+        landed != self.head().claimed.get()
+            || words.iter().any(|word| word.load(Ordering::Relaxed) != 0)
     }
 
     /// The owner of a byte page carved `bytes` more.
