@@ -5,6 +5,7 @@
 //! table with a fixed seed.
 
 pub mod arms;
+pub mod elsewhere;
 pub mod heap;
 pub mod kernel;
 pub mod look;

@@ -61,6 +61,61 @@ pub const MIXES: [Mix; 2] = [
     },
 ];
 
+/// Sizes of what is short-lived where 64 bytes in a hundred live long.
+pub const SURVIVED: [usize; 8] = [256, 1500, 2048, 4096, 9000, 12_000, 16 * 1024, 32 * 1024];
+
+/// The mix of [`SURVIVED`] with one of its sizes.
+#[must_use]
+pub fn survivors_among(short_size: usize) -> Mix {
+    Mix {
+        name: "1 in 100 is 64 B and lives for 100,000 more; 64 others in flight",
+        short_size,
+        ..MIXES[0]
+    }
+}
+
+/// Who frees what a mix takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freed {
+    /// The thread that took it.
+    Here,
+    /// That thread or another, each with the same chance.
+    Both,
+    /// Another thread, so many at a time.
+    There(usize),
+}
+
+impl Freed {
+    /// What the tables call it.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Here => "freed here".into(),
+            Self::Both => "half freed elsewhere".into(),
+            Self::There(batch) => format!("freed elsewhere, {batch} at a time"),
+        }
+    }
+
+    /// Of two frees, how many happen elsewhere.
+    #[must_use]
+    pub fn of_two(self) -> usize {
+        match self {
+            Self::Here => 0,
+            Self::Both => 1,
+            Self::There(_) => 2,
+        }
+    }
+
+    /// Buffers that are freed elsewhere at a time.
+    #[must_use]
+    pub fn batch(self) -> usize {
+        match self {
+            Self::There(batch) => batch,
+            Self::Here | Self::Both => 64,
+        }
+    }
+}
+
 /// How the long-lived allocations of a mix are spread among the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spread {
