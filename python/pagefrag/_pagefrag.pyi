@@ -302,7 +302,7 @@ class RxRing:
         slots: SupportsIndex = 64,
         buf_size: SupportsIndex = 2048,
         gro: bool = True,
-        copybreak: SupportsIndex = 256,
+        copybreak: SupportsIndex = 1024,
         timestamps: bool = False,
         interfaces: bool = False,
         cache: PageFragCache | None = None,

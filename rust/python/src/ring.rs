@@ -330,8 +330,8 @@ impl RxRing {
 #[pymethods]
 impl RxRing {
     #[new]
-    #[pyo3(signature = (sock, *, slots=Whole(64), buf_size=Whole(2048), gro=true, copybreak=Whole(256), timestamps=false, interfaces=false, cache=None),
-           text_signature = "(sock, *, slots=64, buf_size=2048, gro=True, copybreak=256, timestamps=False, interfaces=False, cache=None)")]
+    #[pyo3(signature = (sock, *, slots=Whole(64), buf_size=Whole(2048), gro=true, copybreak=Whole(1024), timestamps=false, interfaces=false, cache=None),
+           text_signature = "(sock, *, slots=64, buf_size=2048, gro=True, copybreak=1024, timestamps=False, interfaces=False, cache=None)")]
     #[allow(
         clippy::too_many_arguments,
         clippy::fn_params_excessive_bools,
