@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,6 +96,61 @@ def _add_recv(commands: argparse._SubParsersAction[_Parser]) -> None:
     recv.set_defaults(job=_recv)
 
 
+class _Seconds:
+    """A length of time such as ``1s``, ``2.5ms`` or ``20us``, in nanoseconds, for argparse."""
+
+    _UNITS: ClassVar[dict[str, int]] = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000}
+    _FORM = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?(s|ms|us)")
+
+    def __call__(self, text: str) -> int:
+        if text == "0":
+            return 0
+        found = self._FORM.fullmatch(text)
+        if found is None:
+            raise argparse.ArgumentTypeError(f"expected a time such as 1s, 20ms or 0, not {text!r}")
+        whole, part = int(found[1]), found[2] or "0"
+        unit = self._UNITS[found[3]]
+        scale: int = 10 ** len(part)
+        return whole * unit + int(part) * unit // scale
+
+
+def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:
+    replay = commands.add_parser(
+        "replay", help="tell which pages, buffers and copybreak suit the traffic of a capture"
+    )
+    replay.add_argument("file", metavar="FILE", type=Path, help="a capture, pcap or pcapng")
+    replay.add_argument(
+        "--hold",
+        metavar="TIME",
+        type=_Seconds(),
+        default="1s",
+        help="how long each packet is kept, in capture time: 1s, 20ms, 50us, 0 (default: 1s)",
+    )
+    replay.add_argument(
+        "--length",
+        choices=["wire", "captured"],
+        default="wire",
+        help="which length counts where the capture cut packets (default: wire)",
+    )
+    replay.add_argument(
+        "--page-size", type=int, choices=_PAGE_SIZES, metavar="BYTES", help="try only these pages"
+    )
+    replay.add_argument(
+        "--buffer", type=_Between(1, 1 << 20), metavar="BYTES", help="try only these buffers"
+    )
+    replay.add_argument(
+        "--copybreak", type=_Between(0, 1 << 20), metavar="BYTES", help="try only this copybreak"
+    )
+    replay.add_argument(
+        "--slots", type=_Between(1, 1_024), default=64, help="buffers that are armed (default: 64)"
+    )
+    replay.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    replay.add_argument(
+        "--plot", metavar="PICTURE", type=Path, help="draw what was held, to a .svg or .png"
+    )
+    replay.set_defaults(job=_replay)
+
+
 def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
     info = commands.add_parser("info", help="versions, OS page, huge pages, build features")
     info.set_defaults(job=_info)
@@ -103,7 +160,7 @@ def _parser() -> _Parser:
     parser = _Parser(prog="pagefrag", description="Packet buffers as page fragments.")
     parser.set_defaults(job=None)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
-    for add in (_add_demo, _add_recv, _add_info):
+    for add in (_add_demo, _add_recv, _add_replay, _add_info):
         add(commands)
     return parser
 
@@ -129,6 +186,29 @@ def _recv(chosen: argparse.Namespace, parser: _Parser) -> int:
     except OSError as error:
         parser.error(f"cannot listen on {chosen.udp}: {error.strerror or error}")
     return recv.main(sock, keep=chosen.keep, buffer=chosen.buffer, interval=chosen.interval)
+
+
+def _replay(chosen: argparse.Namespace, parser: _Parser) -> int:
+    from pagefrag import replay  # noqa: PLC0415
+    from pagefrag.replay import advice, plot  # noqa: PLC0415
+
+    fixed = advice.Fixed(chosen.page_size, chosen.buffer, chosen.copybreak, chosen.slots)
+    if chosen.page_size and chosen.buffer and chosen.buffer > chosen.page_size:
+        parser.error(f"a buffer of {chosen.buffer:,} bytes does not fit {chosen.page_size:,}")
+    if chosen.plot:
+        try:
+            plot.check(chosen.plot)
+        except (ValueError, plot.MissingPlotter) as error:
+            parser.error(f"--plot: {error}")
+    job = replay.Job(
+        file=chosen.file,
+        hold=chosen.hold,
+        length=chosen.length,
+        fixed=fixed,
+        json=chosen.json,
+        plot=chosen.plot,
+    )
+    return replay.main(job)
 
 
 def _info(_chosen: argparse.Namespace, _parser: _Parser) -> int:

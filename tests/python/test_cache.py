@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import itertools
+import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -379,3 +380,20 @@ def test_a_refused_number_is_named(name: str, call: Callable[[int], object]) -> 
     with pytest.raises(ValueError, match=f"^{name} must not be negative") as refused:
         call(-1)
     assert str(refused.value) == f"{name} must not be negative"
+
+
+@pytest.mark.parametrize("granule", [64, 1])
+def test_held_bytes_are_those_of_the_statistics(granule: Literal[64, 1]) -> None:
+    dice = random.Random(granule)
+    cache = PageFragCache(PagePool(4096), granule=granule)
+    alive = []
+    for step in range(4_000):
+        alive.append(cache.alloc(dice.randrange(1, 3_000)))
+        if dice.random() < 0.6:
+            del alive[dice.randrange(len(alive))]
+        if step % 500 == 499:
+            cache.drain()
+        assert cache.held_bytes == cache.stats().held_bytes
+    alive.clear()
+    cache.drain()
+    assert cache.held_bytes == 0

@@ -27,7 +27,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MODULES = sorted(
     found.name
-    for found in pkgutil.iter_modules(pagefrag.__path__, "pagefrag.")
+    for found in pkgutil.walk_packages(pagefrag.__path__, "pagefrag.")
     if not found.name.endswith(("__main__", "._pagefrag"))
 )
 

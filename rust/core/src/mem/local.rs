@@ -228,6 +228,11 @@ impl LocalCache {
         self.with(PageFragCache::drain);
     }
 
+    /// Bytes of the pages that the calling thread's cache owns.
+    pub fn held_bytes(&self) -> u64 {
+        self.with(|cache| cache.held_bytes())
+    }
+
     /// The calling thread's cache at this moment.
     pub fn stats(&self) -> CacheStats {
         self.with(|cache| cache.stats())
