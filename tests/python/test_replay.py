@@ -60,7 +60,7 @@ def test_copied_packets_are_exact() -> None:
 
 def test_what_is_dropped_at_once_leaves_the_armed_buffers() -> None:
     with traffic_of(steady(500, 1_000, MS)) as traffic:
-        found = replay(traffic, Settings(), 0)
+        found = replay(traffic, Settings(copybreak=256), 0)
     assert found.live.peak == 63 * 2_048 + 1_024
     assert found.live.end == 63 * 2_048
     assert found.kept_peak == 0
@@ -358,7 +358,7 @@ def test_json_has_the_keys_that_are_documented(capture: Path) -> None:
 def test_the_figures_of_json_are_those_of_the_replay(tmp_path: Path) -> None:
     file = tmp_path / "steady.pcapng"
     file.write_bytes(pcapng(steady(1_000, 1_500, MS)))
-    words = ["--page-size", PAGE, "--buffer", 2_048, "--copybreak", 256, "--hold", "100ms"]
+    words = ["--page-size", PAGE, "--buffer", 2_048, "--copybreak", 1_024, "--hold", "100ms"]
     done = replay_says(file, "--json", *map(str, words))
     (only,) = json.loads(done.stdout)["results"]
     assert only["live_bytes"]["peak"] == 63 * 2_048 + 100 * 1_536
