@@ -59,7 +59,7 @@
 //! 3. The bytes are written through [`FragMut`]; [`FragMut::freeze`] makes it a
 //!    [`Frag`] that can be cloned and sliced. *One per clone.*
 //! 4. It is moved to wherever it is needed, as sixteen bytes.
-//! 5. Dropped on the owner's thread, the cursor goes back over it if it was
+//! 5. Dropped on the owner's thread, it is what is carved next if it was
 //!    carved last; otherwise its lines are set in the page's map. *None.*
 //!    Elsewhere they are posted to the second map. *One.*
 //! 6. The owner sweeps, finds the lines, and carves them again. If the owner

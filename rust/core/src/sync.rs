@@ -90,6 +90,10 @@ owner_cell!(
     OwnerI64, AtomicI64, i64
 );
 owner_cell!(
+    /// A size that one thread at a time may write.
+    OwnerUsize, AtomicUsize, usize
+);
+owner_cell!(
     /// A 32-bit word that one thread at a time may write.
     OwnerU32, AtomicU32, u32
 );

@@ -12,8 +12,8 @@
 //!                   └ hole, taken out of the page's map as a whole
 //! ```
 //!
-//! A fragment that ends at the cursor when it is freed moves it back: the way
-//! back, told in `page.rs`. So a fragment that does not outlive its turn costs
+//! A fragment that ends at the cursor when it is freed is room again at once:
+//! the way back, told in `page.rs`. So a fragment that does not outlive its turn costs
 //! no map and no refill, and its successor gets the same bytes, still warm.
 
 mod bytewise;
@@ -164,11 +164,11 @@ impl PageFragCache {
     #[inline]
     pub fn alloc_here(&mut self, size: usize) -> Option<FragMut> {
         let hole = self.shelf().hole();
-        let cursor = hole.cursor.get();
-        let room = hole.limit.get().addr().wrapping_sub(cursor.addr());
+        let start = hole.advance();
+        let room = hole.limit.get().addr().wrapping_sub(start.addr());
         // Room is whole lines, so what fits as it is fits rounded up. Zero
         // wraps around and fails like a size too large.
-        (size.wrapping_sub(1) < room).then(|| self.carve(hole, cursor, size))
+        (size.wrapping_sub(1) < room).then(|| self.carve(hole, start, size))
     }
 
     /// A fragment whose offset in its page, and so its address, is a multiple
@@ -189,13 +189,12 @@ impl PageFragCache {
         self.alloc_slow(size, align)
     }
 
-    /// Takes `size` bytes at the cursor, which is in `hole`. The caller has
-    /// seen that they fit.
+    /// Takes `size` bytes from `start` on, to which `hole` has advanced. The
+    /// caller has seen that they fit.
     #[inline]
-    fn carve(&self, hole: &PageHead, cursor: *mut u8, size: usize) -> FragMut {
-        // SAFETY: the rounded size is at most the room.
-        hole.cursor.set(unsafe { cursor.add(align_up(size, LINE)) });
-        self.hand_out(cursor, size)
+    fn carve(&self, hole: &PageHead, start: *mut u8, size: usize) -> FragMut {
+        hole.top.set(align_up(size, LINE));
+        self.hand_out(start, size)
     }
 
     /// The fragment of `size` bytes from `start` on, which have been carved.
@@ -247,12 +246,12 @@ impl PageFragCache {
         }
         self.make_room(size, align)?;
         let hole = self.shelf().hole();
-        let cursor = hole.cursor.get();
-        let gap = align_up(cursor.addr(), align) - cursor.addr();
+        let start = hole.next_byte().addr();
+        let gap = align_up(start, align) - start;
         if gap != 0 {
             self.skip(gap);
         }
-        Ok(self.carve(hole, hole.cursor.get(), size))
+        Ok(self.carve(hole, hole.advance(), size))
     }
 
     pub(crate) fn check(&self, size: usize) -> Result<(), Error> {
@@ -268,11 +267,12 @@ impl PageFragCache {
     /// Puts the next `gap` bytes, whole lines, back into the map.
     fn skip(&self, gap: usize) {
         let shelf = self.shelf();
-        let cursor = shelf.hole().cursor.get();
-        if let (Some(page), Some(start)) = (shelf.current(), NonNull::new(cursor)) {
+        let start = NonNull::new(shelf.hole().next_byte());
+        if let (Some(page), Some(start)) = (shelf.current(), start) {
             page.put_lines(line_of(start), gap >> LINE_SHIFT);
             // SAFETY: the gap was seen to be within the hole.
-            page.head().cursor.set(unsafe { cursor.add(gap) });
+            let behind = unsafe { start.add(gap) };
+            page.head().set_top(behind.as_ptr(), 0);
         }
     }
 
@@ -299,31 +299,38 @@ impl PageFragCache {
     #[inline]
     pub fn prepare(&mut self, min: usize) -> Result<Reservation<'_>, Error> {
         let hole = self.shelf().hole();
-        let (cursor, limit) = (hole.cursor.get(), hole.limit.get());
-        let room = limit.addr().wrapping_sub(cursor.addr());
+        let start = hole.advance();
+        let room = hole.limit.get().addr().wrapping_sub(start.addr());
         // As in `alloc_here`.
-        if min.wrapping_sub(1) >= room {
-            return self.prepare_slow(min);
-        }
-        // Until the reservation ends, the room is as good as carved.
-        hole.cursor.set(limit);
-        // SAFETY: room was seen behind the cursor, so it is in a page.
-        let start = unsafe { NonNull::new_unchecked(cursor) };
+        let (start, room) = if min.wrapping_sub(1) < room {
+            // Until the reservation ends, all the room is the piece carved last.
+            hole.top.set(room);
+            // SAFETY: room was seen behind it, so it is in a page.
+            (unsafe { NonNull::new_unchecked(start) }, room)
+        } else {
+            self.prepare_slow(min)?
+        };
         Ok(Reservation::new(self, start, room))
     }
 
+    /// The cold half of `prepare`: where the room is, and how much.
     #[cold]
     #[inline(never)]
-    fn prepare_slow(&mut self, min: usize) -> Result<Reservation<'_>, Error> {
+    fn prepare_slow(&mut self, min: usize) -> Result<(NonNull<u8>, usize), Error> {
         self.check(min)?;
-        if self.granule == Granule::Line {
-            self.make_room(min, 1)?;
-            return self.prepare(min);
+        if self.granule == Granule::Byte {
+            let (page, offset) = bytewise::make_room(self, min, 1)?;
+            // SAFETY: an offset in the page.
+            let start = unsafe { page.base().add(offset) };
+            return Ok((start, page.size() - offset));
         }
-        let (page, offset) = bytewise::make_room(self, min, 1)?;
-        // SAFETY: an offset in the page.
-        let start = unsafe { page.base().add(offset) };
-        Ok(Reservation::new(self, start, page.size() - offset))
+        self.make_room(min, 1)?;
+        let hole = self.shelf().hole();
+        let start = hole.advance();
+        let room = hole.limit.get().addr() - start.addr();
+        hole.top.set(room);
+        // SAFETY: `make_room` has found room in a page.
+        Ok((unsafe { NonNull::new_unchecked(start) }, room))
     }
 
     /// Does the pool zero bytes?
@@ -332,11 +339,11 @@ impl PageFragCache {
         self.flags != 0
     }
 
-    /// Ends a reservation: what it has not taken, from `rest` on, is room.
+    /// Ends a reservation, which has taken `taken` bytes: the others are room.
     #[inline]
-    fn put_room_back(&mut self, rest: NonNull<u8>) {
+    fn put_room_back(&mut self, taken: usize) {
         if self.granule == Granule::Line {
-            self.shelf().hole().cursor.set(rest.as_ptr());
+            self.shelf().hole().top.set(taken);
         }
     }
 

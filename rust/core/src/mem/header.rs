@@ -20,7 +20,7 @@ use crate::geometry::{
 };
 use crate::sync::{
     AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, OwnerI32, OwnerI64, OwnerPtr,
-    OwnerU32, OwnerU64,
+    OwnerU32, OwnerU64, OwnerUsize,
 };
 
 /// Bytes from a header to the first byte of its region.
@@ -35,8 +35,11 @@ pub(crate) const HEADER_SPAN: usize = align_up(size_of::<Header>(), MAX_OS_PAGE)
 pub(crate) struct PageHead {
     /// Whose page this is: `NOBODY`, `ORPHAN` or a thread's token.
     pub(crate) owner: AtomicUsize,
-    /// The next byte to carve. Null unless the page is being carved in lines.
+    /// Where the piece carved last begins. Null unless the page is being carved
+    /// in lines.
     pub(crate) cursor: OwnerPtr<u8>,
+    /// Bytes of that piece; 0 when it has come back.
+    pub(crate) top: OwnerUsize,
     /// The end of the hole being carved.
     pub(crate) limit: OwnerPtr<u8>,
     /// Units that the owner's thread may still free before it should look at
@@ -50,10 +53,10 @@ pub(crate) struct PageHead {
     pub(crate) prev: OwnerPtr<PageHead>,
     /// See `prev`.
     pub(crate) next: OwnerPtr<PageHead>,
-    /// Byte pages only: bytes carved less bytes freed here.
-    pub(crate) balance: OwnerI64,
     /// The count road. See `page.rs`.
     pub(crate) tally: AtomicI64,
+    /// Byte pages only: bytes carved less bytes freed here.
+    pub(crate) balance: OwnerI64,
     /// Units freed by the count road that the owner has taken note of.
     pub(crate) claimed: OwnerI64,
     /// The count at which an orphan is dead: the owner's last word about it.
@@ -66,17 +69,48 @@ impl PageHead {
         Self {
             owner: AtomicUsize::new(0),
             cursor: OwnerPtr::null(),
+            top: OwnerUsize::new(0),
             limit: OwnerPtr::null(),
             until: OwnerI32::new(0),
             role: OwnerU32::new(0),
             shelf: OwnerPtr::null(),
             prev: OwnerPtr::null(),
             next: OwnerPtr::null(),
-            balance: OwnerI64::new(0),
             tally: AtomicI64::new(0),
+            balance: OwnerI64::new(0),
             claimed: OwnerI64::new(0),
             target: OwnerI64::new(0),
         }
+    }
+
+    /// The next byte to carve. Null if there is none.
+    #[inline]
+    pub(crate) fn next_byte(&self) -> *mut u8 {
+        // The end of a piece in a page, or null and 0.
+        self.cursor.get().wrapping_add(self.top.get())
+    }
+
+    /// `next_byte`, of which the owner will carve. A branch and not a sum: when
+    /// pieces come back one by one the processor guesses it, and the address of
+    /// the next piece need not wait for the free of the one before, whose own
+    /// address went through memory.
+    #[inline]
+    pub(crate) fn advance(&self) -> *mut u8 {
+        let start = self.cursor.get();
+        let top = self.top.get();
+        if top == 0 {
+            return start;
+        }
+        let start = start.wrapping_add(top);
+        self.set_top(start, 0);
+        start
+    }
+
+    /// Notes the piece that was carved last.
+    #[inline]
+    pub(crate) fn set_top(&self, start: *mut u8, bytes: usize) {
+        self.cursor.set(start);
+        self.top.set(bytes);
     }
 }
 

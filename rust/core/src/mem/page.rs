@@ -45,25 +45,33 @@
 //!
 //! # The way back
 //!
-//! What was carved last and is freed first needs no road. **If a fragment's
-//! lines end at the cursor of its page, the owner's thread frees it by moving
-//! the cursor back to where it begins**, as if it had never been carved: one
-//! comparison, one store, no map, no count. Packets that do not outlive their
-//! turn are served from the same, warm lines for ever, and a stack of
-//! fragments that is given back in reverse leaves one hole.
+//! What was carved last and is freed first needs no road. The head knows the
+//! piece carved last: where it begins (`cursor`) and how long it is (`top`);
+//! the next byte to carve comes behind it. **If a fragment's lines end where the
+//! next byte would be carved, the owner's thread frees it by making it the room
+//! that is carved next**, as if it had never been carved: two comparisons, one
+//! store, no map, no count. Packets that do not outlive their turn are served
+//! from the same, warm lines for ever, and a stack of fragments that is given
+//! back in reverse leaves one hole.
 //!
-//! Why that is right: the lines between cursor and limit are those that are
-//! out of the map and nobody's, and a fragment that ends at the cursor makes
-//! them longer at their start, also where it was carved in an earlier hole.
-//! The cursor stands in the page's own head, so the fragment at the end of one
-//! page is never taken for the one before the first byte of the next. A page
-//! that is not being carved has no cursor (null), nor has a byte page, where
-//! the kernel's offsets are promised. While a reservation shows the room
-//! behind the cursor, the cursor stands at the limit, where no live fragment
-//! ends. Only the last sharer gets here, and only the owner's thread: all
-//! others take the roads above, and move no cursor. And since no foreign code
-//! runs while the cache itself is between two of its steps, there is no moment
-//! at which a free could move the cursor under it.
+//! Why that is right: the lines from there to the limit are those that are out
+//! of the map and nobody's, and such a fragment makes them longer at their
+//! start, also where it was carved in an earlier hole. Cursor and top stand in
+//! the page's own head, so the fragment at the end of one page is never taken
+//! for the one before the first byte of the next. A page that is not being
+//! carved has no cursor (null), nor has a byte page, where the kernel's offsets
+//! are promised. While a reservation shows the room, all of it is the piece
+//! carved last, and no live fragment is or ends with that. Only the last sharer
+//! gets here, and only the owner's thread: all others take the roads above, and
+//! touch neither. And since no foreign code runs while the cache itself is
+//! between two of its steps, there is no moment at which a free could move the
+//! cursor under it.
+//!
+//! Why a length and not one cursor that moves back: the address that a free
+//! writes went through the user's memory, and if the next allocation computed
+//! its own from what was written there, each pair would wait for the whole way
+//! of the one before. So a pair leaves the cursor alone, and the length only
+//! decides a branch, which the processor guesses.
 //!
 //! Byte pages (`granule = 1`) have no maps: all frees of other threads take
 //! the count road, in bytes, without notes. That is the kernel's page count,
@@ -368,8 +376,8 @@ impl Page {
     /// Bytes of the hole that have been taken out of the map and not carved.
     pub(crate) fn uncarved_bytes(self) -> usize {
         let head = self.head();
-        let cursor = head.cursor.peek().addr();
-        head.limit.peek().addr().saturating_sub(cursor)
+        let carved = head.cursor.peek().addr() + head.top.peek();
+        head.limit.peek().addr().saturating_sub(carved)
     }
 
     /// Who owns the page.

@@ -472,20 +472,21 @@ impl RawFrag {
     /// Frees lines of one of the calling thread's pages.
     fn free_here(page: Page, tag: Tag) {
         let (first, count) = (tag.first(), tag.count());
-        if page.retreat(start_of(page, first), count << LINE_SHIFT) {
+        if page.retreat_over(start_of(page, first), count << LINE_SHIFT) {
             if tag.has(CLEAN) {
                 wipe(page, first, count);
             }
-        } else {
-            Self::free_lines(page, first, count);
+        } else if page.free_here(first, count) {
+            Self::wake(page);
         }
     }
 
-    /// Frees lines of one of the calling thread's pages that were not carved
-    /// last. Out of line, so that the others take no room where they are freed.
+    /// Frees `len` bytes of one of the calling thread's pages that are not the
+    /// piece carved last. Out of line, so that the others take no room where
+    /// they are freed.
     #[inline(never)]
-    fn free_lines(page: Page, first: usize, count: usize) {
-        if page.free_here(first, count) {
+    fn free_others(page: Page, start: NonNull<u8>, len: usize) {
+        if !page.retreat_over(start, len) && page.free_here(line_of(start), lines_for(len)) {
             Self::wake(page);
         }
     }
@@ -534,7 +535,7 @@ impl Drop for RawFrag {
         #[allow(clippy::cast_possible_truncation)] // 21 bits
         let len = word as usize;
         if !page.retreat(self.ptr, len) {
-            Self::free_lines(page, line_of(self.ptr), lines_for(len));
+            Self::free_others(page, self.ptr, len);
         }
     }
 }

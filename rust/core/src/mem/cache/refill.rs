@@ -134,12 +134,12 @@ impl PageFragCache {
 
     fn fits(&self, size: usize, align: usize) -> bool {
         let hole = self.shelf().hole();
-        let cursor = hole.cursor.get().addr();
+        let start = hole.next_byte().addr();
         let limit = hole.limit.get().addr();
-        align_up(cursor, align)
+        align_up(start, align)
             .checked_add(size)
             .is_some_and(|end| end <= limit)
-            && cursor != 0
+            && start != 0
     }
 
     /// Puts what is left of the hole back into the map.
@@ -149,13 +149,13 @@ impl PageFragCache {
             return;
         };
         let hole = page.head();
-        if let Some(start) = NonNull::new(hole.cursor.get()) {
+        if let Some(start) = NonNull::new(hole.next_byte()) {
             let lines = page.uncarved_bytes() >> LINE_SHIFT;
             page.put_lines(line_of(start), lines);
             let debt = shelf.debt.get();
             shelf.debt.set(debt.saturating_sub(lines as u64));
         }
-        hole.cursor.set(null_mut());
+        hole.set_top(null_mut(), 0);
         hole.limit.set(null_mut());
     }
 
@@ -237,7 +237,7 @@ impl PageFragCache {
         let debt = self.shelf().debt.get();
         self.shelf().debt.set(debt + (bytes >> LINE_SHIFT) as u64);
         let hole = page.head();
-        hole.cursor.set(start.as_ptr());
+        hole.set_top(start.as_ptr(), 0);
         // SAFETY: the hole ends within the page or at its end.
         hole.limit.set(unsafe { start.add(bytes) }.as_ptr());
     }

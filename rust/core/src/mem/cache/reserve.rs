@@ -26,6 +26,8 @@ pub struct Reservation<'c> {
     cache: &'c mut PageFragCache,
     start: NonNull<u8>,
     room: usize,
+    /// Bytes of it that have become a fragment.
+    taken: usize,
     /// Bytes written through `BufMut`.
     #[cfg(feature = "bytes")]
     filled: usize,
@@ -37,6 +39,7 @@ impl<'c> Reservation<'c> {
             cache,
             start,
             room,
+            taken: 0,
             #[cfg(feature = "bytes")]
             filled: 0,
         }
@@ -63,10 +66,17 @@ impl<'c> Reservation<'c> {
             (bytewise::commit(self.cache, used), used)
         };
         // What is behind the fragment stays room, and `drop` puts it back.
-        // SAFETY: within the room, which is whole lines if lines are taken.
-        self.start = unsafe { self.start.add(taken) };
-        self.room -= taken;
+        self.taken = taken;
         Ok(frag)
+    }
+
+    /// Zeroes what was not taken: the user may have written there, and it stays
+    /// room.
+    #[cold]
+    #[inline(never)]
+    fn clear(&mut self) {
+        let taken = self.taken;
+        self[taken..].fill(0);
     }
 
     /// Why nothing is taken.
@@ -110,10 +120,9 @@ impl DerefMut for Reservation<'_> {
 impl Drop for Reservation<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.cache.put_room_back(self.start);
+        self.cache.put_room_back(self.taken);
         if self.cache.zeroes() {
-            // The user may have written here, and it stays room.
-            self.fill(0);
+            self.clear();
         }
     }
 }

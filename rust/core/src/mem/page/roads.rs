@@ -13,16 +13,31 @@ use crate::sync::Ordering;
 
 impl Page {
     /// The owner's thread frees the lines of `bytes` bytes from `start` on, the
-    /// first of a line, by the short road: if they were carved last, the cursor
-    /// goes back over them. False otherwise; then nothing has been said.
+    /// first of a line, the way back: if they are the piece carved last. False
+    /// otherwise; then nothing has been said.
     #[inline]
     pub(crate) fn retreat(&self, start: NonNull<u8>, bytes: usize) -> bool {
-        let cursor = &self.head().cursor;
-        if align_up(start.addr().get() + bytes, LINE) != cursor.get().addr() {
+        let head = self.head();
+        if head.cursor.get() != start.as_ptr() || head.top.get() != align_up(bytes, LINE) {
             return false;
         }
         debug_assert!(self.is_carved(start, bytes), "freed twice");
-        cursor.set(start.as_ptr());
+        head.top.set(0);
+        true
+    }
+
+    /// `retreat` for lines that end where the next byte will be carved: the end
+    /// of the last piece, or what was carved before a piece that is back.
+    pub(crate) fn retreat_over(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        let head = self.head();
+        if align_up(start.addr().get() + bytes, LINE) != head.next_byte().addr() {
+            return false;
+        }
+        debug_assert!(self.is_carved(start, bytes), "freed twice");
+        match start.addr().get().checked_sub(head.cursor.get().addr()) {
+            Some(left) => head.top.set(left),
+            None => head.set_top(start.as_ptr(), 0),
+        }
         true
     }
 
