@@ -72,7 +72,7 @@ impl Source {
 
     /// The raw `sockaddr` in the machine's byte order; empty when the kernel
     /// gave none. The path of a UNIX socket is cut:
-    /// [`RxPacket::name`](crate::net::RxPacket::name) has all of it.
+    /// [`RxFact::name`](crate::net::RxFact::name) has all of it.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len as usize]
     }
