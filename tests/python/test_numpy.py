@@ -83,12 +83,12 @@ def test_headers_of_a_run_are_read_without_a_loop() -> None:
 @pytest.mark.parametrize("what", ["to_numpy", "runs"])
 def test_arrays_keep_the_memory_of_the_batch(what: str) -> None:
     pool = PagePool()
-    batch, _ = receive([1000] * 10, pool)
+    batch, _ = receive([1500] * 10, pool)
     kept = getattr(batch, what)()
     part = kept[3:5]
     batch.release()
     del batch, kept
-    assert pool.stats().live_bytes == 10 * 1024
+    assert pool.stats().live_bytes == 10 * 1536
     del part
     assert pool.stats().live_bytes == 0
 
