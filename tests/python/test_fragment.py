@@ -12,7 +12,6 @@ import itertools
 import operator
 import struct
 import sys
-import weakref
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -554,35 +553,6 @@ def test_repr_tells_state_and_no_content(cache: PageFragCache) -> None:
     assert "exports=1" in repr(frag)
     assert " ro>" in repr(frag.toreadonly())
     view.release()
-
-
-def test_weak_references_end_with_it(cache: PageFragCache) -> None:
-    frag = cache.alloc(64)
-    told: list[object] = []
-    watch = weakref.ref(frag, told.append)
-    proxy = weakref.proxy(frag)
-    assert watch() is frag
-    assert len(proxy) == 64
-    del frag
-    assert watch() is None
-    assert told == [watch]
-    assert cache.pool.stats().live_bytes == 0
-    assert weakref.getweakrefcount(cache.alloc(64)) == 0, "the object was another one before"
-
-
-def test_the_callback_of_a_weak_reference_may_use_fragments(cache: PageFragCache) -> None:
-    taken: list[Fragment] = []
-    frags = cache.alloc_many(100, 64)
-    watches = [weakref.ref(frag, lambda _: taken.append(cache.alloc(64))) for frag in frags]
-    del frags
-    assert len(taken) == len(watches) == 100
-    assert cache.pool.stats().live_bytes == 100 * 64
-
-
-def test_a_weak_dictionary_of_readonly_fragments_empties_itself(cache: PageFragCache) -> None:
-    known = weakref.WeakSet(cache.alloc_many(3, 10)[0].toreadonly() for _ in range(3))
-    gc.collect()
-    assert len(known) == 0
 
 
 def test_it_has_no_dict(cache: PageFragCache) -> None:
