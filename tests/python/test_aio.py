@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
+from machine import needs_gro
 from pagefrag import ContextError, PageFragCache, PagePool, RxRing, aio
 from pagefrag.aio import batches
 
@@ -23,25 +25,14 @@ LONG = 60.0  # seconds: only reached by a broken build
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def _loops() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    found: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-        "asyncio": asyncio.SelectorEventLoop
-    }
-    with contextlib.suppress(ImportError):
-        import uvloop  # noqa: PLC0415 - not on every interpreter
-
-        found["uvloop"] = uvloop.new_event_loop
-    return found
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+}
 
 
-LOOPS = _loops()
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest) -> Run:
-    if request.param not in LOOPS:
-        pytest.skip("uvloop is not installed")
-
     def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
         with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
             return runner.run(asyncio.wait_for(coroutine, LONG))
@@ -384,8 +375,7 @@ def test_packets_that_the_ring_has_already_are_not_waited_for(
 ) -> None:
     async def read() -> list[int]:
         with RxRing(sock, cache=PageFragCache(PagePool(65536))) as ring:
-            if not ring.gro:
-                pytest.skip("this kernel has no UDP_GRO")
+            needs_gro(ring)
             sender.setsockopt(socket.IPPROTO_UDP, 103, 100)  # UDP_SEGMENT
             sender.send(bytes(10 * 100))
             reading = batches(ring, max=3)

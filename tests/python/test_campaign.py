@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import campaign_rings
 import pytest
-from campaign_rings import BUFFERS, HOSTS, WAYS, Campaign
+from campaign_rings import BUFFERS, WAYS, Campaign
 
+from machine import HOSTS, bound
 from pagefrag import PageFragCache, PagePool, RxRing
 
 LONG = 60.0  # seconds: only reached by a broken build
@@ -20,20 +21,12 @@ LONG = 60.0  # seconds: only reached by a broken build
 WORDS = [f"{'IPv6' if family == socket.AF_INET6 else 'IPv4'}-{gro}" for family, gro in WAYS]
 
 
-def skip_without(family: socket.AddressFamily) -> None:
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.bind((HOSTS[family], 0))
-        except OSError:
-            pytest.skip(f"no loopback {HOSTS[family]} here")
-
-
 @pytest.mark.parametrize("buf_size", BUFFERS)
 @pytest.mark.parametrize(("family", "gro"), WAYS, ids=WORDS)
 def test_twenty_thousand_datagrams_are_what_was_sent(
     family: socket.AddressFamily, gro: bool, buf_size: int
 ) -> None:
-    skip_without(family)
+    bound(family).close()
     report = Campaign(family, gro, seed=1, buf_size=buf_size).run(20_000, LONG)
     assert report.packets >= 20_000
     assert (report.joined > 0) == gro
@@ -54,7 +47,7 @@ def test_the_campaign_sees_a_wrong_byte(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(("family", "gro"), WAYS, ids=WORDS)
 def test_datagrams_of_all_sizes(family: socket.AddressFamily, gro: bool) -> None:
-    skip_without(family)
+    bound(family).close()
     cache = PageFragCache(PagePool(1 << 16))
     with (
         socket.socket(family, socket.SOCK_DGRAM) as sock,

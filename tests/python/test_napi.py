@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 
 import pagefrag
+from actors import started
 from pagefrag import ContextError, NapiCache, NapiPoll, PagefragError, PagePool
 
 CALLS: dict[str, Callable[[Any], object]] = {
@@ -20,16 +20,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
 
 def in_thread(act: Callable[[], object]) -> Any:
     """Run *act* on another thread; return what it returned or raised."""
-    found: list[Any] = []
-
-    def run() -> None:
-        try:
-            found.append(act())
-        except Exception as error:
-            found.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
+    thread, found = started(act)
     thread.join()
     return found[0]
 

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from machine import HOSTS, bound, needs_gro
 from pagefrag import PageFragCache, PagePool, RxRing
 
 LONG = 60.0  # seconds: only reached by a broken build
@@ -16,17 +17,6 @@ SO_TIMESTAMP = 29
 SO_TIMESTAMPNS = 35
 UDP_SEGMENT = 103
 IP_PKTINFO = 8
-FAMILIES = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
-
-
-def bound(family: int, host: str) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        sock.bind((host, 0))
-    except OSError:
-        sock.close()
-        pytest.skip(f"no loopback {host} here")
-    return sock
 
 
 def test_timestamps_are_nanoseconds_of_the_clock_and_ascend(
@@ -88,10 +78,10 @@ def test_the_option_is_put_back_as_it_was(sock: socket.socket, micros: int) -> N
     assert sock.getsockopt(socket.IPPROTO_IP, IP_PKTINFO) == 0
 
 
-@pytest.mark.parametrize(("family", "host"), FAMILIES)
+@pytest.mark.parametrize("family", HOSTS)
 @pytest.mark.parametrize("gro", [False, True])
-def test_each_packet_tells_its_interface_and_time(family: int, host: str, gro: bool) -> None:
-    with bound(family, host) as sock:
+def test_each_packet_tells_its_interface_and_time(family: int, gro: bool) -> None:
+    with bound(family) as sock:
         pool = PagePool(65536)
         with RxRing(
             sock, gro=gro, timestamps=True, interfaces=True, cache=PageFragCache(pool)
@@ -109,7 +99,7 @@ def test_each_packet_tells_its_interface_and_time(family: int, host: str, gro: b
 
 
 def test_a_mapped_address_on_an_ipv6_socket_tells_its_interface() -> None:
-    with bound(socket.AF_INET6, "::1") as probe:
+    with bound(socket.AF_INET6) as probe:
         probe.close()
     with (
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock,
@@ -135,8 +125,7 @@ def test_truncation_is_told_for_each_packet(sock: socket.socket, sender: socket.
 
 def test_segments_are_told_and_share_their_time(sock: socket.socket, sender: socket.socket) -> None:
     with RxRing(sock, timestamps=True) as ring:
-        if not ring.gro:
-            pytest.skip("this kernel has no UDP_GRO")
+        needs_gro(ring)
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
         sender.send(bytes(4500))
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)

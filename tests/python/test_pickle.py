@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import pagefrag
 import pickle_worker
+from machine import needs_gro
 from pagefrag import Batch, Fragment, PageFragCache, PagefragError, PagePool, RxRing
 
 LONG = 60.0  # seconds: only reached by a broken build
@@ -296,8 +297,7 @@ def test_what_the_kernel_joined_is_few_frames() -> None:
         sender.connect(sock.getsockname())
         sender.setsockopt(socket.IPPROTO_UDP, 103, 1000)  # UDP_SEGMENT
         with RxRing(sock, cache=PageFragCache(pool)) as ring:
-            if not ring.gro:
-                pytest.skip("no receive offload in this kernel")
+            needs_gro(ring)
             sender.send(bytes(40_000))
             batch = ring.recv(timeout=LONG)
     assert len(batch) == 40

@@ -12,35 +12,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 import pagefrag
+from actors import LONG, started, until
+from machine import needs_gro
 from pagefrag import Batch, ContextError, Fragment, PageFragCache, PagePool, RxRing
 
-LONG = 60.0  # seconds: only reached by a broken build
 UDP_SEGMENT, UDP_GRO = 103, 104
-
-
-def started(act: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
-    """Start *act* on a thread; what it returns or raises comes into the list."""
-    found: list[Any] = []
-
-    def run() -> None:
-        try:
-            found.append(act())
-        except Exception as error:
-            found.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, found
-
-
-def until(true: Callable[[], bool]) -> None:
-    while not true():
-        time.sleep(0.001)
 
 
 def test_empty_datagrams_are_packets(sock: socket.socket, sender: socket.socket) -> None:
@@ -383,8 +363,7 @@ def test_a_ring_that_closes_leaves_the_other_its_joined_packets(
     sock: socket.socket, sender: socket.socket
 ) -> None:
     with RxRing(sock, timestamps=True) as ring:
-        if not ring.gro:
-            pytest.skip("this kernel has no UDP_GRO")
+        needs_gro(ring)
         other = RxRing(sock, gro=False)
         assert other.gro is True
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
@@ -402,8 +381,7 @@ def test_a_ring_that_closes_leaves_the_other_its_joined_packets(
 
 def test_what_waits_is_told_and_comes_first(sock: socket.socket, sender: socket.socket) -> None:
     with RxRing(sock) as ring:
-        if not ring.gro:
-            pytest.skip("this kernel has no UDP_GRO")
+        needs_gro(ring)
         assert ring.pending == 0
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 100)
         sender.send(b"".join(bytes([number]) * 100 for number in range(10)))
@@ -516,8 +494,7 @@ def test_a_child_never_hangs_though_a_thread_of_the_parent_receives(
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_what_waits_at_a_fork_is_the_parents(sock: socket.socket, sender: socket.socket) -> None:
     with RxRing(sock) as ring:
-        if not ring.gro:
-            pytest.skip("this kernel has no UDP_GRO")
+        needs_gro(ring)
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 100)
         sender.send(b"".join(bytes([number]) * 100 for number in range(10)))
         got = [frag[0] for frag in ring.recv(3, LONG)]
@@ -588,8 +565,7 @@ def test_packets_that_a_close_leaves_behind_are_counted(
     sock: socket.socket, sender: socket.socket
 ) -> None:
     ring = RxRing(sock)
-    if not ring.gro:
-        pytest.skip("this kernel has no UDP_GRO")
+    needs_gro(ring)
     sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 100)
     sender.send(bytes(10 * 100))
     got = len(ring.recv(3, LONG))

@@ -16,6 +16,7 @@ import pytest
 
 import pagefrag
 from actors import LONG, started
+from machine import bound
 from pagefrag import (
     Batch,
     PageFragCache,
@@ -34,12 +35,7 @@ SIZES = [0, 1, 1472, 9000, 65_507]
 
 
 def udp(family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
-    except OSError:
-        sock.close()
-        pytest.skip("no IPv6 loopback here")
+    sock = bound(family)
     sock.settimeout(LONG)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     return sock
