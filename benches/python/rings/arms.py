@@ -53,18 +53,38 @@ class Receiver(ABC):
         self.size = size
         self.sock = receiving_socket()
 
+    @abstractmethod
+    def run(self, seconds: float) -> Tally:
+        """Receive for so long."""
+
+    @abstractmethod
+    def drain(self, expected: int) -> Tally:
+        """Receive what is there: *expected* packets, unless the kernel has joined some."""
+
+    @abstractmethod
+    def check(self, expected: int) -> tuple[int, int]:
+        """Receive what is there, with the same calls; return how many came and were wrong."""
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()
+
+
+class OwnReceiver(Receiver):
+    """A receiver in this process: two loops are all that one differs in from another."""
+
     def run(self, seconds: float) -> Tally:
         """Receive for so long."""
         self.sock.setblocking(True)
         return self._timed(clock() + seconds, math.inf)
 
     def drain(self, expected: int) -> Tally:
-        """Receive what is there: *expected* packets, unless the kernel has joined some."""
+        """Receive what is there."""
         self.sock.setblocking(False)
         return self._timed(math.inf, expected)
 
     def check(self, expected: int) -> tuple[int, int]:
-        """Receive what is there, with the same calls; return how many came and were wrong."""
+        """Receive what is there, and look at every byte."""
         self.sock.setblocking(False)
         packets = self.sample(expected)
         return len(packets), sum(not holds(packet, self.size) for packet in packets)
@@ -82,12 +102,8 @@ class Receiver(ABC):
     def sample(self, expected: int) -> list[bytes]:
         """Return what is there."""
 
-    def close(self) -> None:
-        """Close the socket."""
-        self.sock.close()
 
-
-class SocketReceiver(Receiver):
+class SocketReceiver(OwnReceiver):
     """One system call and one object for a packet."""
 
     def take(self) -> Callable[[int], bytes]:
@@ -202,7 +218,7 @@ def large_blocks(from_heap: bool) -> None:
         mallopt(_M_TRIM_THRESHOLD, 2 * least)
 
 
-class ProtocolReceiver(Receiver):
+class ProtocolReceiver(OwnReceiver):
     """A datagram protocol on an event loop: a callback for a packet."""
 
     longest = 2.0
@@ -249,7 +265,7 @@ class ProtocolReceiver(Receiver):
         super().close()
 
 
-class RingReceiver(Receiver):
+class RingReceiver(OwnReceiver):
     """A ring, whose batches are read as arrays."""
 
     def __init__(self, size: int, gro: bool, most: int, copybreak: int) -> None:
@@ -343,14 +359,6 @@ class LoopReceiver(Receiver):
         """Let it look at every byte."""
         tally, wrong = self._ask("check")
         return tally.packets, wrong
-
-    def receive(self, end: float, expected: float) -> tuple[int, int]:
-        """Never called: the program has its own loop."""
-        raise NotImplementedError
-
-    def sample(self, expected: int) -> list[bytes]:
-        """Never called: the program looks at the bytes itself."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """End the program too."""
