@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Iterator
 
 import pytest
 
 from link import Link
+
+# A script starts what it puts in the background with SIGINT ignored; tests hear it all the same.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
