@@ -35,6 +35,7 @@ from ._pagefrag import (
 TYPE_CHECKING = False  # as type checkers read it: importing `typing` takes longer than all of this
 if TYPE_CHECKING:
     from ._stats import CacheStats, PoolStats, QueueStats, TxStats
+    from .info import show_versions
 
 __all__ = [
     "Batch",
@@ -63,22 +64,29 @@ __all__ = [
     "default_pool",
     "netdev_alloc_frag",
     "netdev_alloc_skb",
+    "show_versions",
 ]
 
-_STATS = frozenset({"CacheStats", "PoolStats", "QueueStats", "TxStats"})
+_LATER = {
+    "CacheStats": "_stats",
+    "PoolStats": "_stats",
+    "QueueStats": "_stats",
+    "TxStats": "_stats",
+    "show_versions": "info",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Fetch the statistics classes when first asked for: `dataclasses` is slow to import."""
-    if name in _STATS:
-        from . import _stats  # noqa: PLC0415
+    """Fetch what is in a module of its own when first asked for: those are slow to import."""
+    if name in _LATER:
+        from importlib import import_module  # noqa: PLC0415
 
-        found = getattr(_stats, name)
+        found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
         globals()[name] = found
         return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """Name what the module has, the statistics classes included."""
-    return sorted({*globals(), *_STATS} - {"TYPE_CHECKING"})
+    """Name what the module has, also what is fetched later."""
+    return sorted({*globals(), *_LATER} - {"TYPE_CHECKING"})

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pagefrag import info
+
 __all__ = [
     "Flood",
     "Packets",
@@ -29,7 +31,7 @@ __all__ = [
     "receiving_socket",
 ]
 
-UDP_SEGMENT, UDP_GRO = 103, 104
+UDP_SEGMENT = 103
 LARGEST_MESSAGE = 65_507
 MOST_SEGMENTS = 64
 PATIENCE = struct.pack("@ll", 0, 500_000)
@@ -131,8 +133,8 @@ class Place:
         return cls(
             receiver=allowed[0],
             sender=allowed[1] if len(allowed) > 1 else allowed[0],
-            gro=_takes(UDP_GRO, 1),
-            gso=_takes(UDP_SEGMENT, 1000),
+            gro=info.joins(),
+            gso=info.cuts(),
             lends=_lends(),
         )
 
@@ -148,15 +150,6 @@ class Place:
             ]
             if not there
         ]
-
-
-def _takes(option: int, value: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.setsockopt(socket.IPPROTO_UDP, option, value)
-        except OSError:
-            return False
-    return True
 
 
 def _lends() -> bool:
