@@ -360,12 +360,6 @@ def test_the_default_pool_is_shared() -> None:
     assert PageFragCache(pool=pool).pool is pool
 
 
-def test_repr() -> None:
-    assert repr(PageFragCache(PagePool(4096), granule=1)) == (
-        "<PageFragCache granule=1 page_size=4096>"
-    )
-
-
 @pytest.mark.parametrize(
     ("name", "call"),
     [

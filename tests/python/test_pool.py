@@ -176,10 +176,6 @@ def test_caches_and_pools_can_be_watched_by_weak_references() -> None:
     assert gone() is None
 
 
-def test_repr() -> None:
-    assert repr(PagePool()) == "<PagePool page_size=32768 held=0 live=0 max_bytes=None>"
-
-
 def test_the_module_tells_its_version_and_names() -> None:
     assert pagefrag.__version__.count(".") == 2
     assert {name for name in pagefrag.__all__ if not hasattr(pagefrag, name)} == set()

@@ -140,8 +140,9 @@ impl PageFragCache {
     fn __repr__(&self) -> Text {
         let page_size = self.core.pool().page_size();
         let granule = self.granule();
+        let held = self.core.held_bytes();
         Text(format!(
-            "<PageFragCache granule={granule} page_size={page_size}>"
+            "<PageFragCache granule={granule} page_size={page_size} held={held}>"
         ))
     }
 }

@@ -5,9 +5,8 @@
 //! `numbers`, `place`, `sender`, `batch_arrow`, `batch_numpy` and `batch_pickle`), `tx` (with `held` and `destination`). Rules that they
 //! share: `args` (what is accepted as a number), `arrow` (Arrow's structures), `error` (how errors
 //! cross), `gate` (who is inside a fragment), `memory` (a fragment's bytes), `pickle`, `shares` and `loan`
-//! (all of a batch's), `buffer` (bytes lent and borrowed), `home` (the default cache), `siblings` (a pool's), `made`
-//! (numbers, strings and bytes for Python), `stats`, `thread_end`, `vessel` (the objects' own
-//! memory). Calls go down; the house test holds that.
+//! (all of a batch's), `buffer` (bytes lent and borrowed), `deadline` (how long a call waits), `home` (the default cache), `siblings` (a pool's), `made`
+//! (numbers, strings and bytes for Python), `sock` (the user's socket), `stats`, `thread_end`, `vessel` (the objects' own memory). Calls go down; the house test holds that.
 //!
 //! Classes are frozen; state that changes is atomic or behind a lock of its own, and no lock is
 //! held while Python code can run.
@@ -20,6 +19,7 @@ mod batch_numpy;
 mod batch_pickle;
 mod buffer;
 mod cache;
+mod deadline;
 mod destination;
 mod error;
 mod fastcall;
@@ -46,6 +46,7 @@ mod sender;
 mod shares;
 mod siblings;
 mod skb;
+mod sock;
 mod stats;
 mod thread_end;
 mod turn;

@@ -147,6 +147,12 @@ impl PagePool {
         self.core.init_on_free()
     }
 
+    /// A picture for notebooks.
+    fn _repr_html_(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
+        let html = slf.py().import("pagefrag._html")?;
+        html.call_method1("pool", (slf,))
+    }
+
     fn __repr__(&self) -> Text {
         let stats = self.core.stats();
         let limit = self

@@ -13,31 +13,26 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{io, process, thread};
 
 use pagefrag::net::{self, QueueStats, Readiness, RxOptions};
 use pagefrag::{Granule, LocalCache};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::args::Whole;
 use crate::batch::Batch;
 use crate::cache::PageFragCache;
-use crate::error::{from_io, kind, os, out_of_context, value};
-use crate::made::{Number, Text, guarded};
+use crate::deadline::Deadline;
+use crate::error::{from_io, os, out_of_context, value};
+use crate::made::{Number, Text};
+use crate::sock::{BAD_DESCRIPTOR, family, fileno};
 use crate::turn::Turn;
 use crate::{stats, thread_end};
 
-/// How long a wait goes on before it looks for signals, `close` and closed sockets.
-const SLICE: Duration = Duration::from_millis(20);
-
 /// How long `close` leaves the interpreter to a call that has the core out.
 pub(crate) const MOMENT: Duration = Duration::from_micros(50);
-
-/// `EBADF`, which Linux and the BSDs agree on.
-pub(crate) const BAD_DESCRIPTOR: i32 = 9;
 
 /// The core's side of a ring.
 struct Core {
@@ -184,52 +179,6 @@ fn in_use() -> PyErr {
 
 pub(crate) fn closed() -> PyErr {
     value("operation on closed ring")
-}
-
-/// The descriptor number of something like a socket; -1 when it is closed.
-pub(crate) fn fileno(sock: &Bound<'_, PyAny>) -> PyResult<i32> {
-    let py = sock.py();
-    guarded(py, || {
-        let Some(method) = sock.getattr_opt(intern!(py, "fileno"))? else {
-            let found = sock.get_type().name()?;
-            return Err(kind(&format!("expected a socket, not {found}")));
-        };
-        method.call0()?.extract()
-    })
-}
-
-/// When a wait ends.
-pub(crate) enum Deadline {
-    Never,
-    At(Instant),
-}
-
-impl Deadline {
-    pub(crate) fn of(timeout: Option<f64>) -> PyResult<Self> {
-        let Some(seconds) = timeout.filter(|seconds| *seconds != f64::INFINITY) else {
-            return Ok(Self::Never);
-        };
-        let wait = Duration::try_from_secs_f64(seconds);
-        match wait {
-            // Longer than a clock can tell is for ever.
-            Ok(wait) => Ok(Instant::now()
-                .checked_add(wait)
-                .map_or(Self::Never, Self::At)),
-            Err(_) if seconds > 0.0 => Ok(Self::Never),
-            Err(_) => Err(value("timeout must be a number of seconds, not negative")),
-        }
-    }
-
-    /// How long to wait now; `None` when it is over.
-    pub(crate) fn slice(&self) -> Option<Duration> {
-        match self {
-            Self::Never => Some(SLICE),
-            Self::At(end) => {
-                let left = end.saturating_duration_since(Instant::now());
-                (left > Duration::ZERO).then(|| left.min(SLICE))
-            }
-        }
-    }
 }
 
 impl RxRing {
@@ -571,14 +520,23 @@ impl RxRing {
         self.close(py);
     }
 
-    fn __repr__(&self) -> Text {
+    /// A picture for notebooks.
+    fn _repr_html_(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
+        let html = slf.py().import("pagefrag._html")?;
+        html.call_method1("rx_ring", (slf,))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> Text {
+        // First: this runs Python code.
+        let family = family(self.sock.bind(py));
         let mut state = self.state();
         if state.is_closed() {
             return Text("<RxRing closed>".to_owned());
         }
         let (packets, slots) = (state.stats().rx_packets, state.slots);
+        let pending = state.core().map_or(0, |core| core.ring.pending());
         Text(format!(
-            "<RxRing fd={} slots={slots} rx_packets={packets}>",
+            "<RxRing fd={} family={family} slots={slots} pending={pending} rx_packets={packets}>",
             self.fileno
         ))
     }

@@ -23,11 +23,13 @@ use pyo3::prelude::*;
 
 use self::report::Report;
 use crate::args::Whole;
+use crate::deadline::Deadline;
 use crate::destination::destinations;
 use crate::error::{from_io, os, out_of_context};
 use crate::held::Held;
 use crate::made::{Number, Text};
-use crate::ring::{BAD_DESCRIPTOR, Deadline, MOMENT, closed, fileno};
+use crate::ring::{MOMENT, closed};
+use crate::sock::{BAD_DESCRIPTOR, family, fileno};
 use crate::stats;
 use crate::turn::Turn;
 
@@ -470,7 +472,8 @@ impl TxRing {
     /// Whether the kernel cuts datagrams for this ring; False from when it has refused, and while
     /// the socket's `IP_RECVERR` is on: then an error does not say that nothing went.
     ///
-    /// >>> TxRing(sender, gso=False).gso
+    /// >>> with TxRing(sender, gso=False) as ring:
+    /// ...     ring.gso
     /// False
     #[getter]
     fn gso(&self) -> bool {
@@ -502,7 +505,9 @@ impl TxRing {
         flushed
     }
 
-    fn __repr__(&self) -> Text {
+    fn __repr__(&self, py: Python<'_>) -> Text {
+        // First: this runs Python code.
+        let family = family(self.sock.bind(py));
         let mut state = self.state();
         if state.is_closed() {
             return Text("<TxRing closed>".to_owned());
@@ -510,7 +515,7 @@ impl TxRing {
         let Seen { stats, queued, .. } = state.seen();
         let (fd, slots, packets) = (self.fileno, self.slots, stats.tx_packets);
         Text(format!(
-            "<TxRing fd={fd} slots={slots} queued={queued} tx_packets={packets}>"
+            "<TxRing fd={fd} family={family} slots={slots} queued={queued} tx_packets={packets}>"
         ))
     }
 }
