@@ -74,7 +74,7 @@ class Campaign:
     def run(self, count: int, seconds: float) -> Report:
         """Send and check *count* datagrams, or as many as go in *seconds*."""
         start = time.monotonic()
-        with self._sock, self._sender:
+        with self._sock, self._sender, self._ring:
             while self._sent < count and time.monotonic() - start < seconds:
                 self._check(self._send())
             joined = self._ring.stats().rx_hw_gro_wire_packets

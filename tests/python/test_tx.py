@@ -414,6 +414,7 @@ def test_a_ring_leaves_no_references(sock: socket.socket) -> None:
             ring.send([thing, bytes(65_508)])
     assert sys.getrefcount(thing) == before
     gone = weakref.ref(ring)
+    ring.close()
     del ring
     gc.collect()
     assert gone() is None

@@ -6,7 +6,8 @@
 //! share: `args` (what is accepted as a number), `arrow` (Arrow's structures), `error` (how errors
 //! cross), `gate` (who is inside a fragment), `memory` (a fragment's bytes), `pickle`, `shares` and `loan`
 //! (all of a batch's), `buffer` (bytes lent and borrowed), `deadline` (how long a call waits), `home` (the default cache), `siblings` (a pool's), `made`
-//! (numbers, strings and bytes for Python), `sock` (the user's socket), `stats`, `thread_end`, `vessel` (the objects' own memory). Calls go down; the house test holds that.
+//! (numbers, strings and bytes for Python), `sock` (the user's socket), `stats`, `thread_end`, `unclosed` (rings
+//! that nobody closed), `vessel` (the objects' own memory). Calls go down; the house test holds that.
 //!
 //! Classes are frozen; state that changes is atomic or behind a lock of its own, and no lock is
 //! held while Python code can run.
@@ -51,6 +52,7 @@ mod stats;
 mod thread_end;
 mod turn;
 mod tx;
+mod unclosed;
 mod vessel;
 
 /// Packet buffers as page fragments. Import `pagefrag` instead.

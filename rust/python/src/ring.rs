@@ -29,7 +29,7 @@ use crate::error::{from_io, os, out_of_context, value};
 use crate::made::{Number, Text};
 use crate::sock::{BAD_DESCRIPTOR, family, fileno};
 use crate::turn::Turn;
-use crate::{stats, thread_end};
+use crate::{stats, thread_end, unclosed};
 
 /// How long `close` leaves the interpreter to a call that has the core out.
 pub(crate) const MOMENT: Duration = Duration::from_micros(50);
@@ -539,5 +539,14 @@ impl RxRing {
             "<RxRing fd={} family={family} slots={slots} pending={pending} rx_packets={packets}>",
             self.fileno
         ))
+    }
+}
+
+impl Drop for RxRing {
+    /// A ring that nobody closed warns.
+    fn drop(&mut self) {
+        if !self.state().is_closed() {
+            unclosed::end(|py| self.__repr__(py).0);
+        }
     }
 }

@@ -17,7 +17,6 @@ use std::time::Duration;
 use std::vec::IntoIter;
 
 use pagefrag::net::{self, Source, TxOptions, TxStats};
-use pyo3::exceptions::PyResourceWarning;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -30,8 +29,8 @@ use crate::held::Held;
 use crate::made::{Number, Text};
 use crate::ring::{MOMENT, closed};
 use crate::sock::{BAD_DESCRIPTOR, family, fileno};
-use crate::stats;
 use crate::turn::Turn;
+use crate::{stats, unclosed};
 
 /// How long to sleep when the kernel says there is room and then has none.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -521,18 +520,16 @@ impl TxRing {
 }
 
 impl Drop for TxRing {
-    /// A ring that nobody closed sends what goes, and warns about the rest.
+    /// A ring that nobody closed sends what goes, and warns.
     fn drop(&mut self) {
-        Python::attach(|py| {
-            let unsent = self.shut(py);
-            if unsent == 0 {
-                return;
-            }
-            let text = format!("{unsent} datagrams of an unclosed TxRing were not sent");
-            let text = std::ffi::CString::new(text).unwrap_or_default();
-            let kind = py.get_type::<PyResourceWarning>();
-            if let Err(error) = PyErr::warn(py, &kind, &text, 1) {
-                error.write_unraisable(py, None);
+        if self.state().is_closed() {
+            return;
+        }
+        unclosed::end(|py| {
+            let ring = self.__repr__(py).0;
+            match self.shut(py) {
+                0 => ring,
+                unsent => format!("{ring}: {unsent} datagrams were not sent"),
             }
         });
     }
