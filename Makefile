@@ -67,6 +67,7 @@ test-rs: $(MARKS)/venv ## Rust: debug, release, documentation
 test-py: $(MARKS)/module ## Python: pytest, types, stubs against the module
 	$(BIN)/pytest
 	$(BIN)/mypy --strict -p pagefrag
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/stubtest pagefrag --allowlist tests/python/stubtest.txt --ignore-unused-allowlist
 
 .PHONY: test-traces

@@ -1,5 +1,9 @@
 """Batches as pyarrow's record batches. Imported when first asked for, and pyarrow with it."""
 
+# pyarrow has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownParameterType=false
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

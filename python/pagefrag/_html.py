@@ -25,7 +25,9 @@ def _bar(parts: Iterable[Part]) -> str:
     """Draw *parts* (name, bytes, colour) beside one another, and what each is."""
     shown = [part for part in parts if part[1]]
     total = sum(size for _, size, _ in shown)
-    left, boxes, words = 0.0, [], []
+    left = 0.0
+    boxes: list[str] = []
+    words: list[str] = []
     for name, size, colour in shown:
         width = _WIDTH * size / total
         boxes.append(

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.splitlines())}\n")
+
+
+class _Commands(Protocol):
+    """Where argparse keeps the commands of a parser."""
+
+    def add_parser(self, name: str, *, help: str) -> _Parser:  # noqa: A002 - argparse's word
+        """Return the parser of another command."""
+        ...
 
 
 class _Between:
@@ -47,7 +55,7 @@ class _Between:
         return number
 
 
-def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_demo(commands: _Commands) -> None:
     demo = commands.add_parser(
         "demo",
         help="receive a million datagrams from a sender process, check every byte, print a table",
@@ -75,7 +83,7 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
     demo.set_defaults(job=_demo)
 
 
-def _add_recv(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_recv(commands: _Commands) -> None:
     recv = commands.add_parser("recv", help="receive from any sender until interrupted")
     recv.add_argument("--udp", metavar="HOST:PORT", required=True, help="where to listen")
     recv.add_argument(
@@ -114,7 +122,7 @@ class _Seconds:
         return whole * unit + int(part) * unit // scale
 
 
-def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_replay(commands: _Commands) -> None:
     replay = commands.add_parser(
         "replay", help="tell which pages, buffers and copybreak suit the traffic of a capture"
     )
@@ -151,7 +159,7 @@ def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:
     replay.set_defaults(job=_replay)
 
 
-def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_info(commands: _Commands) -> None:
     info = commands.add_parser("info", help="versions, OS page, huge pages, build features")
     info.set_defaults(job=_info)
 

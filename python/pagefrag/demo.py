@@ -163,6 +163,7 @@ def _check(packets: Iterable[Packet], job: Job, outcome: Outcome, steps: _Steps)
     """Compare every packet with what its number says; both receivers run this loop."""
     read, write = SEQUENCE.unpack_from, SEQUENCE.pack_into
     templates = Expectation(job.size).templates
+    sequence: int
     following = received = damaged = 0
     due = 1
     start, busy = time.perf_counter(), time.process_time()

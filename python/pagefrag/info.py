@@ -83,7 +83,7 @@ def _optional() -> dict[str, str]:
     """Return the versions of what the extras bring, installed or not, and of companions."""
     asked = [re.match(r"[\w.-]+", line) for line in metadata.requires("pagefrag") or ()]
     extras = {found[0] for found in asked if found}
-    versions = {}
+    versions: dict[str, str] = {}
     for name in sorted(extras | set(_COMPANIONS)):
         try:
             versions[name] = metadata.version(name)

@@ -62,7 +62,8 @@ class Expectation:
         view = memoryview(packet)
         if view.nbytes != self.size:
             return False
+        sequence: int
         (sequence,) = SEQUENCE.unpack_from(view)
         template = self.templates[sequence % BODIES]
         SEQUENCE.pack_into(template, 0, sequence)
-        return bool(template == view)
+        return bool(template == view)  # pyright: ignore[reportUnnecessaryComparison] - both are bytes

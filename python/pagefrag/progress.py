@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 __all__ = ["Advance", "progress"]
 
@@ -18,7 +19,9 @@ _DOTS = 40
 
 
 @contextmanager
-def progress(title: str, total: int, stream: TextIO | None = None) -> Iterator[Advance]:
+def progress(
+    title: str, total: int, stream: TextIO | None = None
+) -> Generator[Advance, None, None]:
     """Yield a function that is told how much of *total* is done.
 
     >>> import io
@@ -30,21 +33,20 @@ def progress(title: str, total: int, stream: TextIO | None = None) -> Iterator[A
     'receiving ........................................\\n'
     """
     stream = stream or sys.stderr
+    if stream is None:  # a process without a terminal may have none
+        yield lambda _done: None
+        return
     bar = _bar if stream.isatty() and _has_rich() else _dots
     with bar(title, total, stream) as advance:
         yield advance
 
 
 def _has_rich() -> bool:
-    try:
-        import rich.progress  # noqa: F401, PLC0415 - heavy, and optional
-    except ImportError:
-        return False
-    return True
+    return find_spec("rich") is not None
 
 
 @contextmanager
-def _bar(title: str, total: int, stream: TextIO) -> Iterator[Advance]:
+def _bar(title: str, total: int, stream: TextIO) -> Generator[Advance, None, None]:
     from rich.console import Console  # noqa: PLC0415 - heavy, and optional
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -54,7 +56,7 @@ def _bar(title: str, total: int, stream: TextIO) -> Iterator[Advance]:
 
 
 @contextmanager
-def _dots(title: str, total: int, stream: TextIO) -> Iterator[Advance]:
+def _dots(title: str, total: int, stream: TextIO) -> Generator[Advance, None, None]:
     shown = 0
 
     def advance(done: int) -> None:

@@ -16,7 +16,7 @@ from pagefrag.loopback import SILENCE
 from pagefrag.table import render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from types import FrameType
 
 __all__ = ["Address", "Listener", "listen", "main", "parse_address"]
@@ -127,7 +127,7 @@ class Listener:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def _interruptible() -> Generator[Callable[[], bool], None, None]:
     """Yield a question: has somebody asked us to stop? Signals only raise a flag."""
     asked = False
 

@@ -14,7 +14,7 @@ import importlib
 import io
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +120,7 @@ class Capture:
 
 
 @contextmanager
-def open_capture(path: Path) -> Iterator[Capture]:
+def open_capture(path: Path) -> Generator[Capture, None, None]:
     """Open *path* for reading its packets; `CaptureError` when it is no capture."""
     try:
         status = path.stat()

@@ -15,7 +15,7 @@ from pagefrag.replay.ring import Settings, look_at_peak, replay
 from pagefrag.replay.traffic import Traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from pagefrag.progress import Advance
     from pagefrag.replay.ring import Result
@@ -40,7 +40,7 @@ class Job:
 
 
 @contextmanager
-def _progress(title: str, total: int, *, long: bool) -> Iterator[Advance]:
+def _progress(title: str, total: int, *, long: bool) -> Generator[Advance, None, None]:
     """Show progress of what takes long."""
     if long:
         with progress(title, total) as advance:

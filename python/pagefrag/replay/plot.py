@@ -1,5 +1,8 @@
 """A replay as a figure: what was held over time, and the pages when most was held."""
 
+# matplotlib leaves part of its types open.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from pathlib import Path
