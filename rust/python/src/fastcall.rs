@@ -332,12 +332,12 @@ fn carve_batch(
     align: usize,
     carved: &mut Vec<FragMut>,
 ) -> Result<(), Error> {
-    cache.with(|cache| {
-        for _ in 0..count.min(BATCH) {
-            carved.push(cache.alloc_align(size, align)?);
-        }
-        Ok(())
-    })
+    for _ in 0..count.min(BATCH) {
+        // One by one, so that a pool at its limit first gets the idle pages of
+        // this thread's other caches, as for a single fragment.
+        carved.push(cache.alloc_align(size, align)?);
+    }
+    Ok(())
 }
 
 fn many<'py>(call: &Call<'_, 'py>) -> PyResult<Bound<'py, PyList>> {
