@@ -323,6 +323,16 @@ impl Shelf {
         self.waiting().chain(self.spare.iter())
     }
 
+    /// Makes an empty shelf as good as new for its next cache, which shall not
+    /// pay the debts of the one before.
+    fn renew(&self) {
+        self.debt.set(0);
+        self.pace.set(1);
+        self.small.set(0);
+        self.round_in.set(0);
+        self.counters.reset();
+    }
+
     /// Gives the shelf, which is empty, back to its roster.
     pub(crate) fn vacate(&self) {
         debug_assert!(self.current().is_none() && self.pages().next().is_none());

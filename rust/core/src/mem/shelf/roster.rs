@@ -31,7 +31,7 @@ impl Roster {
                     .taken
                     .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
             if taken.is_ok() {
-                shelf.counters.reset();
+                shelf.renew();
                 return NonNull::from(shelf);
             }
         }
