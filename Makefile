@@ -72,7 +72,7 @@ test-py: $(MARKS)/module ## Python: pytest, types, stubs against the module
 
 .PHONY: test-traces
 TRACE := $(TARGET)/quick/release/trace
-test-traces: $(MARKS)/module ## both languages run the same traces: equal logs, byte for byte
+test-traces: $(MARKS)/module ## both languages and both models run the same traces: equal logs, byte for byte
 	$(QUICK_LINK) $(CARGO) build --locked --release -p pagefrag-tests --bin trace
 	$(BIN)/python tests/campaigns/traces.py compare $(TRACE) 1 300 100
 

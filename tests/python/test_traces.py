@@ -9,6 +9,7 @@ import pytest
 from campaigns import traces as campaign
 from traces import engine
 from traces.decode import OPS, align_of, decode, digest, pattern, random_trace, size_of
+from traces.model import world
 
 import pagefrag
 
@@ -44,8 +45,10 @@ def test_sizes_patterns_and_digests_are_as_in_rust() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_trace_ends_with_nothing_left(seed: int) -> None:
-    log = engine.log(random_trace(seed, 120))
+def test_a_trace_ends_with_nothing_left_and_as_the_model_says(seed: int) -> None:
+    trace = random_trace(seed, 120)
+    log = engine.log(trace)
+    assert log == world.log(trace)
     assert "broken" not in log
     assert " held=0 live=0 " in log.splitlines()[-1]
     assert "regions=0" in log.splitlines()[-1]
@@ -61,14 +64,24 @@ def test_a_program_that_says_something_else_is_caught(
 ) -> None:
     liar = tmp_path / "trace"
     liar.write_text(
-        '#!/bin/sh\nif [ "$1" = digests ]; then echo "5 0000000000000000"; else echo wrong; fi\n'
+        '#!/bin/sh\nif [ "$1" = digests ]; then echo "5 0000000000000000 1"; else echo wrong; fi\n'
     )
     liar.chmod(liar.stat().st_mode | stat.S_IXUSR)
     assert campaign.compare(str(liar), 5, 1, 10) == 1
     said = capsys.readouterr().out
-    assert "trace 5: line 0: Python 'page=" in said
-    assert "Rust 'wrong'" in said
-    assert said.endswith("1 traces of 10 steps, 1 differ between Rust and Python\n")
+    assert "trace 5: line 0\n  Rust: wrong\n  the model in Rust: wrong\n  Python: page=" in said
+    assert said.endswith("1 traces of 10 steps, four executors, 1 traces differ\n")
+
+
+def test_many_are_refused_only_after_the_other_caches_of_the_thread_gave_up_idle_pages() -> None:
+    pool = pagefrag.PagePool(4096, max_bytes=2 << 20)
+    idle, busy = pagefrag.PageFragCache(pool), pagefrag.PageFragCache(pool)
+    for frag in idle.alloc_many(8, 4096):
+        frag.release()
+    kept = busy.alloc_many(512, 4096)
+    assert len(kept) == pool.stats().pages_in_use == 512
+    with pytest.raises(pagefrag.PoolExhausted):
+        busy.alloc_many(1, 4096)
 
 
 def test_errors_have_one_exception_each() -> None:

@@ -337,14 +337,26 @@ class World:
         self.pages = {page: name for page, name in self.pages.items() if page in alive}
         return f"regions={gone}"
 
-    def audit(self) -> str:
+    def counted(self, thread: int) -> str:
+        """Return what the caches of a thread have counted."""
+        said = ""
+        for name, cache in zip(("lines", "bytes"), self.caches, strict=True):
+            stats = self.run(thread, cache.stats)
+            said += (
+                f" {name}={stats.refills}/{stats.reuses}/{stats.pages_taken}/{stats.adopted}"
+                f"/{stats.pages_given}/{stats.orphaned}/{stats.alloc_fail}"
+            )
+        return said
+
+    def audit(self, thread: int) -> str:
         stats = self.pool.audit()
         return (
             f"held={stats.held_bytes} live={stats.live_bytes} obtained={stats.pages_obtained} "
             f"current={stats.pages_current} retired={stats.pages_retired} "
             f"orphaned={stats.pages_orphaned} free={stats.pages_free} "
             f"returned={stats.pages_returned} regions={stats.regions_mapped} "
-            f"peak={stats.regions_peak} exhausted={stats.exhausted}"
+            f"peak={stats.regions_peak} exhausted={stats.exhausted} "
+            f"no_memory={stats.out_of_memory}{self.counted(thread)}"
         )
 
     def cycle(self, thread: int, size: int) -> str:
@@ -402,7 +414,7 @@ class World:
             case "trim_pool":
                 return self.trim_pool(thread)
             case "audit":
-                return self.audit()
+                return self.audit(thread)
             case "cycle":
                 return self.cycle(thread, size)
         if not self.handles:
@@ -447,7 +459,7 @@ class World:
         self.handles.clear()
         self.napi.clear()
         yield f"end {self.trim_pool(0)}"
-        yield f"end {self.audit()}"
+        yield f"end {self.audit(0)}"
 
 
 def log(trace: bytes) -> str:

@@ -328,26 +328,26 @@ impl World {
                     return Err("refused: the fragment holds fewer bytes than that".to_owned());
                 }
             }
-            Held::Skb(skb) => {
-                let keep = arg % (skb.len() + 2);
-                skb.trim(keep).map_err(no)?;
-                return Ok(self.facts(at));
-            }
+            Held::Skb(_) => {}
         }
         // On its thread: what is cut off may come home there.
-        let Handle { held, views } = self.handles.swap_remove(at);
-        let Held::Frag { mut raw, readonly } = held else {
-            unreachable!("looked at before");
-        };
-        let raw = self.threads.run(thread, move || {
-            raw.shrink_to(arg % (raw.len() + 2));
-            raw
+        let Handle { mut held, views } = self.handles.swap_remove(at);
+        let (held, done) = self.threads.run(thread, move || {
+            let done = match &mut held {
+                Held::Frag { raw, .. } => {
+                    raw.shrink_to(arg % (raw.len() + 2));
+                    Ok(())
+                }
+                Held::Skb(skb) => skb.trim(arg % (skb.len() + 2)),
+                Held::Room { .. } => unreachable!("looked at before"),
+            };
+            (held, done)
         });
-        let held = Held::Frag { raw, readonly };
         // Back to where it was.
         self.handles.push(Handle { held, views });
         let last = self.handles.len() - 1;
         self.handles.swap(at, last);
+        done.map_err(no)?;
         Ok(self.facts(at))
     }
 
@@ -440,14 +440,35 @@ impl World {
         Ok(format!("regions={gone}"))
     }
 
-    fn audit(&self) -> Said {
+    /// What the caches of a thread have counted.
+    fn counted(&mut self, thread: usize) -> String {
+        let mut said = String::new();
+        for (name, cache) in ["lines", "bytes"].into_iter().zip(self.caches.clone()) {
+            let stats = self.threads.run(thread, move || cache.stats());
+            let _ = write!(
+                said,
+                " {name}={}/{}/{}/{}/{}/{}/{}",
+                stats.refills,
+                stats.reuses,
+                stats.pages_taken,
+                stats.adopted,
+                stats.pages_given,
+                stats.orphaned,
+                stats.alloc_fail
+            );
+        }
+        said
+    }
+
+    fn audit(&mut self, thread: usize) -> Said {
         let stats = self
             .pool
             .audit()
             .map_err(|error| format!("broken: {error}"))?;
+        let counted = self.counted(thread);
         Ok(format!(
             "held={} live={} obtained={} current={} retired={} orphaned={} free={} returned={} \
-             regions={} peak={} exhausted={}",
+             regions={} peak={} exhausted={} no_memory={}{counted}",
             stats.held_bytes,
             stats.live_bytes,
             stats.pages_obtained,
@@ -458,7 +479,8 @@ impl World {
             stats.pages_returned,
             stats.regions_mapped,
             stats.regions_peak,
-            stats.exhausted
+            stats.exhausted,
+            stats.out_of_memory
         ))
     }
 
@@ -520,7 +542,7 @@ impl World {
             Op::Exit => return self.exit(thread),
             Op::Drain => return self.drain(thread, arg & 1 != 0),
             Op::TrimPool => return self.trim_pool(thread),
-            Op::Audit => return self.audit(),
+            Op::Audit => return self.audit(thread),
             Op::Cycle => return self.cycle(thread, size),
             _ => {}
         }
@@ -551,13 +573,7 @@ impl World {
 pub fn log(trace: &[u8]) -> String {
     let (config, steps) = decode(trace);
     let mut world = World::new(config);
-    let mut log = format!(
-        "page={} regions={} alloc={} free={}\n",
-        config.page,
-        config.regions,
-        u8::from(config.init_on_alloc),
-        u8::from(config.init_on_free)
-    );
+    let mut log = config.to_string();
     for (number, step) in steps.into_iter().enumerate() {
         let said = match world.step(step) {
             Ok(said) | Err(said) => said,
@@ -574,7 +590,7 @@ pub fn log(trace: &[u8]) -> String {
         *napi = None;
     }
     let said = world.trim_pool(0).unwrap_or_else(|said| said);
-    let books = world.audit().unwrap_or_else(|said| said);
+    let books = world.audit(0).unwrap_or_else(|said| said);
     let _ = writeln!(log, "end {said}\nend {books}");
     log
 }

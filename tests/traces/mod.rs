@@ -1,9 +1,13 @@
 //! Traces: programs that every executor reads alike (README.md has the format).
 
 mod engine;
+mod model;
 mod threads;
 
+use std::fmt;
+
 pub use engine::log;
+pub use model::log as model_log;
 
 /// The page sizes that a trace may ask for.
 const PAGES: [usize; 4] = [4 << 10, 8 << 10, 32 << 10, 128 << 10];
@@ -19,6 +23,20 @@ pub(crate) struct Config {
     pub(crate) regions: usize,
     pub(crate) init_on_alloc: bool,
     pub(crate) init_on_free: bool,
+}
+
+/// The first line of each log.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "page={} regions={} alloc={} free={}",
+            self.page,
+            self.regions,
+            u8::from(self.init_on_alloc),
+            u8::from(self.init_on_free)
+        )
+    }
 }
 
 /// One step.

@@ -1,0 +1,310 @@
+//! Pages, the pieces carved out of them, and the shelves they stand on.
+
+use std::ops::Range;
+
+/// Bytes of a line.
+pub(super) const LINE: usize = 64;
+/// Bytes of a region.
+pub(super) const REGION: usize = 2 << 20;
+/// Dead pages that a shelf keeps.
+pub(super) const SPARES: usize = 8;
+/// A page is ready when this part of it is free.
+pub(super) const WORTH: usize = 8;
+
+/// Lines that `size` bytes take.
+pub(super) fn lines_for(size: usize) -> usize {
+    size.div_ceil(LINE)
+}
+
+/// The class of a hole: four for each power of two.
+pub(super) fn class_of(lines: usize) -> usize {
+    let octave = lines.ilog2() as usize;
+    if octave < 2 {
+        return lines - 1;
+    }
+    (octave - 2) * 4 + (lines >> (octave - 2)) - 1
+}
+
+/// A line of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// Free, and the owner knows.
+    Free,
+    /// In a live fragment, or in the hole that is being carved.
+    Taken,
+    /// Freed by another thread than the owner's, who has not looked yet.
+    Away,
+}
+
+/// What a page is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Free,
+    Current,
+    /// In a list of its shelf.
+    Waiting,
+    Spare,
+    Orphan,
+}
+
+/// The number of a region, and of a page in it.
+pub(super) type Name = (usize, usize);
+
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) role: Role,
+    /// Whose it is; nobody's if free or orphan.
+    pub(super) shelf: Option<usize>,
+    pub(super) bytewise: bool,
+    pub(super) lines: Vec<Line>,
+    /// The hole being carved, in bytes of the page.
+    pub(super) hole: Option<Range<usize>>,
+    /// Bytes that its handles account for, if it is packed to the byte.
+    pub(super) alive: usize,
+    /// Lines that came home here since the page was opened as a whole, if it was.
+    pub(super) back: Option<usize>,
+    /// Lines that may come home here before the shelf looks at the page again.
+    pub(super) countdown: Option<usize>,
+    /// Of the shelf's lists, the one it waits in.
+    pub(super) list: usize,
+    pub(super) contents: Vec<u8>,
+}
+
+impl Page {
+    pub(super) fn new(size: usize) -> Self {
+        Self {
+            role: Role::Free,
+            shelf: None,
+            bytewise: false,
+            lines: vec![Line::Free; size / LINE],
+            hole: None,
+            alive: 0,
+            back: None,
+            countdown: None,
+            list: 0,
+            contents: vec![0; size],
+        }
+    }
+
+    /// Makes a free page the shelf's, all of it free.
+    pub(super) fn open(&mut self, shelf: usize, bytewise: bool) {
+        self.role = Role::Current;
+        self.shelf = Some(shelf);
+        self.bytewise = bytewise;
+        self.lines.fill(Line::Free);
+        self.hole = None;
+        self.alive = 0;
+        self.expect_nothing();
+    }
+
+    /// Makes it free again.
+    pub(super) fn close(&mut self) {
+        self.role = Role::Free;
+        self.shelf = None;
+        self.hole = None;
+    }
+
+    /// Nothing is counted that comes home.
+    pub(super) fn expect_nothing(&mut self) {
+        self.back = None;
+        self.countdown = None;
+    }
+
+    /// Sets the lines of `size` bytes from `start`, a line's first.
+    pub(super) fn mark(&mut self, start: usize, size: usize, state: Line) {
+        let first = start / LINE;
+        self.lines[first..first + lines_for(size)].fill(state);
+    }
+
+    pub(super) fn wipe(&mut self, start: usize, size: usize) {
+        self.contents[start..start + size].fill(0);
+    }
+
+    /// Bytes of the hole that were not carved yet.
+    pub(super) fn uncarved(&self) -> usize {
+        self.hole.as_ref().map_or(0, ExactSizeIterator::len)
+    }
+
+    pub(super) fn count(&self, state: Line) -> usize {
+        self.lines.iter().filter(|&&line| line == state).count()
+    }
+
+    /// Is nothing in it alive? Lines that others freed count as dead.
+    pub(super) fn is_dead(&self) -> bool {
+        if self.bytewise {
+            self.alive == 0
+        } else {
+            self.count(Line::Taken) == 0
+        }
+    }
+
+    /// Does its owner know every line to be free?
+    pub(super) fn is_whole(&self) -> bool {
+        self.count(Line::Free) == self.lines.len()
+    }
+
+    /// Bytes of its live fragments. At granule 1 each sharer counts.
+    pub(super) fn live_bytes(&self) -> usize {
+        if self.bytewise {
+            self.alive.min(self.contents.len())
+        } else {
+            self.count(Line::Taken) * LINE - self.uncarved()
+        }
+    }
+
+    /// Has something come home from other threads?
+    pub(super) fn has_news(&self) -> bool {
+        if self.bytewise {
+            self.is_dead()
+        } else {
+            self.count(Line::Away) != 0
+        }
+    }
+
+    /// The owner takes note of what others freed.
+    pub(super) fn sweep(&mut self) {
+        for line in &mut self.lines {
+            if *line == Line::Away {
+                *line = Line::Free;
+            }
+        }
+    }
+
+    /// The runs of free lines from line `from` on: first line, lines.
+    pub(super) fn holes(&self, from: usize) -> impl Iterator<Item = (usize, usize)> {
+        let mut at = from;
+        std::iter::from_fn(move || {
+            at += self.lines[at..].iter().position(|&l| l == Line::Free)?;
+            let rest = &self.lines[at..];
+            let count = rest.iter().take_while(|&&l| l == Line::Free).count();
+            at += count;
+            Some((at - count, count))
+        })
+    }
+
+    /// The holes with `need` lines from a multiple of `step` on.
+    pub(super) fn holes_for(
+        &self,
+        need: usize,
+        step: usize,
+        from: usize,
+    ) -> impl Iterator<Item = (usize, usize)> {
+        self.holes(from)
+            .filter(move |&(first, count)| first.next_multiple_of(step) - first + need <= count)
+    }
+
+    pub(super) fn fits(&self, need: usize, step: usize) -> bool {
+        self.holes_for(need, step, 0).next().is_some()
+    }
+}
+
+/// What was carved at once: it comes home when its last handle goes.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) page: Name,
+    pub(super) start: usize,
+    /// Whole lines; at granule 1 bytes.
+    pub(super) size: usize,
+    pub(super) handles: usize,
+    /// Has ever had a second handle.
+    pub(super) shared: bool,
+}
+
+/// A handle: which bytes of a piece it shows.
+#[derive(Debug)]
+pub(super) struct Frag {
+    /// The piece's number in the pool.
+    pub(super) piece: usize,
+    pub(super) start: usize,
+    pub(super) len: usize,
+    pub(super) readonly: bool,
+}
+
+impl Frag {
+    /// Shows less. An empty handle stays where it was.
+    pub(super) fn narrow(&mut self, start: usize, len: usize) {
+        if len != 0 {
+            self.start += start;
+        }
+        self.len = len;
+    }
+}
+
+/// What a cache counts: refills, reuses, pages taken, adopted, given, orphaned,
+/// and refusals.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Count {
+    Refills,
+    Reuses,
+    Taken,
+    Adopted,
+    Given,
+    Orphaned,
+    Fail,
+}
+
+/// The pages of one cache, by name.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    /// Whose cache it is.
+    pub(super) thread: usize,
+    pub(super) current: Option<Name>,
+    /// Where the search for the next hole goes on, in lines; at granule 1 the
+    /// next byte.
+    pub(super) offset: usize,
+    /// Was the hole opened for a small request?
+    pub(super) small: bool,
+    /// Where small requests go on.
+    pub(super) nest: Option<Name>,
+    /// Lines carved for which the round has not gone on yet.
+    pub(super) debt: usize,
+    /// Quarter steps for a page's worth of lines.
+    pub(super) pace: usize,
+    /// Retired pages, then ready ones by the class of their longest hole; newest
+    /// first.
+    pub(super) lists: Vec<Vec<Name>>,
+    pub(super) spare: Vec<Name>,
+    pub(super) round_in: usize,
+    pub(super) round_at: Option<Name>,
+    pub(super) counts: [usize; 7],
+}
+
+impl Shelf {
+    pub(super) fn new(thread: usize) -> Self {
+        Self {
+            thread,
+            current: None,
+            offset: 0,
+            small: false,
+            nest: None,
+            debt: 0,
+            pace: 1,
+            lists: vec![Vec::new(); 2 + class_of(REGION / 2 / LINE)],
+            spare: Vec::new(),
+            round_in: 0,
+            round_at: None,
+            counts: [0; 7],
+        }
+    }
+
+    pub(super) fn bump(&mut self, count: Count) {
+        self.counts[count as usize] += 1;
+    }
+
+    pub(super) fn waiting(&self) -> impl Iterator<Item = Name> {
+        self.lists.iter().flatten().copied()
+    }
+
+    pub(super) fn has_ready(&self, need: usize) -> bool {
+        let ready = &self.lists[1 + class_of(need)..];
+        ready.iter().any(|row| !row.is_empty())
+    }
+
+    pub(super) fn forget_nest(&mut self, page: Name) {
+        self.nest = self.nest.filter(|&nest| nest != page);
+    }
+
+    pub(super) fn take_spare(&mut self) -> Option<Name> {
+        (!self.spare.is_empty()).then(|| self.spare.remove(0))
+    }
+}

@@ -1,0 +1,196 @@
+//! Socket buffers: a head with room at both ends, and fragments behind it.
+
+use pagefrag::Error;
+
+use super::pages::Frag;
+use super::pool::Pool;
+use crate::fill;
+
+/// `NET_SKB_PAD`; `NET_IP_ALIGN` is 0 on the machines we know.
+const HEADROOM: usize = 64;
+/// What the kernel keeps behind the data; asked for and not written.
+const SHARED_INFO: usize = 320;
+/// What the struct is charged with.
+const SK_BUFF: usize = 256;
+const MAX_FRAGS: usize = 17;
+
+/// Bytes of the head fragment for `len` bytes of data.
+pub(super) fn head_bytes(len: usize) -> Result<usize, Error> {
+    match len {
+        0 => Err(Error::ZeroSize),
+        len => Ok((HEADROOM + len).next_multiple_of(64) + SHARED_INFO),
+    }
+}
+
+/// A packet. Its data begins at byte `data` of the head and goes on in the
+/// fragments.
+#[derive(Debug)]
+pub(super) struct Skb {
+    head: Frag,
+    data: usize,
+    linear: usize,
+    nonlinear: usize,
+    frags: Vec<Frag>,
+}
+
+impl Skb {
+    pub(super) fn new(head: Frag) -> Self {
+        Self {
+            head,
+            data: HEADROOM,
+            linear: 0,
+            nonlinear: 0,
+            frags: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.linear + self.nonlinear
+    }
+
+    fn room_behind(&self) -> usize {
+        self.head.len - SHARED_INFO - self.data - self.linear
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = &Frag> {
+        std::iter::once(&self.head).chain(&self.frags)
+    }
+
+    /// What there is to say of it.
+    pub(super) fn facts(&self, pool: &Pool) -> String {
+        let tail = if self.nonlinear == 0 {
+            self.room_behind()
+        } else {
+            0
+        };
+        let held: usize = { self.pieces() }
+            .map(|frag| pool.pieces[frag.piece].size)
+            .sum();
+        format!(
+            "skb len={} data={} head={} tail={tail} true={} frags={}",
+            self.len(),
+            self.nonlinear,
+            self.data,
+            SK_BUFF + held,
+            self.frags.len()
+        )
+    }
+
+    pub(super) fn bytes(&self, pool: &Pool) -> Vec<u8> {
+        let linear = self.data..self.data + self.linear;
+        let mut bytes = pool.bytes(&self.head)[linear].to_vec();
+        for frag in &self.frags {
+            bytes.extend(pool.bytes(frag));
+        }
+        bytes
+    }
+
+    fn own_head(&self, pool: &Pool) -> Result<(), Error> {
+        if pool.is_unique(&self.head) {
+            Ok(())
+        } else {
+            Err(Error::Cloned)
+        }
+    }
+
+    /// Makes room in front of data that is yet to come.
+    pub(super) fn reserve(&mut self, count: usize) -> Result<(), Error> {
+        if self.len() != 0 {
+            return Err(Error::NotEmpty);
+        }
+        if count > self.room_behind() {
+            return Err(Error::NoTailroom);
+        }
+        self.data += count;
+        Ok(())
+    }
+
+    /// Appends `count` bytes of a pattern.
+    pub(super) fn put(&mut self, pool: &mut Pool, count: usize, seed: usize) -> Result<(), Error> {
+        if self.nonlinear != 0 {
+            return Err(Error::NotLinear);
+        }
+        if count > self.room_behind() {
+            return Err(Error::NoTailroom);
+        }
+        self.own_head(pool)?;
+        let end = self.data + self.linear;
+        fill(
+            &mut pool.bytes_mut(&self.head)[end..end + count],
+            seed as u64,
+        );
+        self.linear += count;
+        Ok(())
+    }
+
+    /// Puts `count` bytes of a pattern in front.
+    pub(super) fn push(&mut self, pool: &mut Pool, count: usize, seed: usize) -> Result<(), Error> {
+        if count > self.data {
+            return Err(Error::NoHeadroom);
+        }
+        self.own_head(pool)?;
+        self.data -= count;
+        self.linear += count;
+        let front = self.data..self.data + count;
+        fill(&mut pool.bytes_mut(&self.head)[front], seed as u64);
+        Ok(())
+    }
+
+    /// Takes bytes off the front.
+    pub(super) fn pull(&mut self, count: usize) -> Result<(), Error> {
+        if count > self.linear {
+            return Err(Error::AboveLength);
+        }
+        self.data += count;
+        self.linear -= count;
+        Ok(())
+    }
+
+    /// Keeps the first `len` bytes; fragments behind them go.
+    pub(super) fn trim(&mut self, pool: &mut Pool, len: usize, thread: usize) -> Result<(), Error> {
+        if len > self.len() {
+            return Err(Error::AboveLength);
+        }
+        let mut left = len.saturating_sub(self.linear);
+        self.linear = self.linear.min(len);
+        self.nonlinear = left;
+        let mut kept = 0;
+        while left != 0 {
+            let frag = &mut self.frags[kept];
+            frag.narrow(0, frag.len.min(left));
+            left -= frag.len;
+            kept += 1;
+        }
+        for frag in self.frags.drain(kept..) {
+            pool.free(frag, thread);
+        }
+        Ok(())
+    }
+
+    /// Hangs another handle of `frag` behind the data.
+    pub(super) fn add_frag(&mut self, pool: &mut Pool, frag: &Frag) -> Result<(), Error> {
+        if self.frags.len() == MAX_FRAGS {
+            return Err(Error::TooManyFrags);
+        }
+        self.nonlinear += frag.len;
+        self.frags.push(pool.share(frag));
+        Ok(())
+    }
+
+    /// Another skb of the same data.
+    pub(super) fn clone(&self, pool: &mut Pool) -> Skb {
+        Skb {
+            head: pool.share(&self.head),
+            frags: self.frags.iter().map(|frag| pool.share(frag)).collect(),
+            ..*self
+        }
+    }
+
+    /// Gives head and fragments back.
+    pub(super) fn free(self, pool: &mut Pool, thread: usize) {
+        pool.free(self.head, thread);
+        for frag in self.frags {
+            pool.free(frag, thread);
+        }
+    }
+}
