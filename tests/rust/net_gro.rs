@@ -1,28 +1,18 @@
 //! What a ring promises about packets that the kernel has coalesced (`UDP_GRO`).
 
+#[allow(dead_code, reason = "each test file uses its own part")]
 mod net;
 
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
-use net::{Bench, Taken, V4, bench_on, families, one_region, set_option};
+use net::{
+    Taken, V4, bench_on, bench_with, default_bench, families, hoard, one_region, send_segmented,
+    set_option,
+};
 use pagefrag::net::{Readiness, RxOptions, RxRing};
-use pagefrag::{FragMut, PageFragCache, PagePool};
+use pagefrag::{PageFragCache, PagePool};
 use pagefrag_tests::{fill, first_damage};
-
-/// A ring over default pages; `None` where the kernel cannot coalesce.
-fn bench_with(pool: PagePool, bind: &str, options: RxOptions) -> Option<Bench> {
-    let bench = bench_on(pool, bind, options);
-    if !bench.ring.gro() {
-        eprintln!("skipped: this kernel has no UDP_GRO");
-        return None;
-    }
-    Some(bench)
-}
-
-fn default_bench() -> Option<Bench> {
-    bench_with(PagePool::new(32 * 1024).unwrap(), V4, RxOptions::default())
-}
 
 #[test]
 fn coalesced_packets_are_segments_each_in_a_fragment_of_its_own() {
@@ -78,7 +68,7 @@ fn segments_above_max_wait_and_nothing_overtakes_them() {
             assert_eq!(bench.ring.wait(None).unwrap(), Readiness::Ready);
             assert_eq!(bench.ring.stats().waits, waits, "nothing was waited for");
         }
-        out.extend(Taken::all(batch));
+        out.extend(Taken::all(batch, &mut bench.cache));
     }
     let lengths: Vec<_> = out.iter().map(|packet| packet.frag.len()).collect();
     assert_eq!(lengths, [[100; 10].as_slice(), &[5]].concat().repeat(3));
@@ -296,7 +286,8 @@ fn rings_that_share_a_socket_keep_what_the_other_needs_whoever_goes_first() {
             sender.send_to(&[7; 3500], address).unwrap();
             let mut packets = Vec::new();
             while packets.len() < 8 {
-                packets.extend(Taken::all(stays.recv(&mut cache, 64).unwrap()));
+                let batch = stays.recv(&mut cache, 64).unwrap();
+                packets.extend(Taken::all(batch, &mut cache));
             }
             for (index, packet) in packets.iter().enumerate() {
                 let len = if index % 4 == 3 { 500 } else { 1000 };
@@ -331,20 +322,6 @@ fn what_was_on_before_the_first_ring_is_on_after_the_last() {
     drop(second);
     assert_eq!(state(), [1, 0]);
     assert_eq!(option(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO), 1);
-}
-
-/// Takes all memory of the cache's pool, in pieces down to `least` bytes.
-fn hoard(cache: &mut PageFragCache, least: usize) -> Vec<FragMut> {
-    let mut hoard = Vec::new();
-    for size in [32 * 1024, 1024, 64]
-        .into_iter()
-        .filter(|&size| size >= least)
-    {
-        while let Ok(frag) = cache.alloc(size) {
-            hoard.push(frag);
-        }
-    }
-    hoard
 }
 
 #[test]
@@ -392,7 +369,7 @@ fn of_a_super_buffer_only_the_segments_without_memory_are_lost() {
     assert_eq!(batch.discarded() + batch.len() as u64, 21);
     assert_eq!(batch.len(), 5);
     for (packet, expected) in batch.iter().zip(bytes.chunks(1000)) {
-        assert_eq!(packet.frag[..], *expected);
+        assert_eq!(packet.bytes, expected);
     }
     assert_eq!(bench.ring.stats().rx_alloc_fail, batch.discarded());
     drop((kept, batch));
@@ -466,7 +443,8 @@ fn pending_packets_keep_their_bytes_through_a_drain() {
     for seed in 0..3 {
         bench.send(1500, seed);
     }
-    let mut packets: Vec<_> = Taken::all(bench.recv(7)).collect();
+    let batch = bench.recv(7);
+    let mut packets: Vec<_> = Taken::all(batch, &mut bench.cache).collect();
     bench.ring.drain();
     assert_eq!(bench.ring.pending(), 46);
     let mut hog = Vec::new();
@@ -476,7 +454,8 @@ fn pending_packets_keep_their_bytes_through_a_drain() {
         hog.push(frag);
     }
     while packets.len() < 53 {
-        packets.extend(Taken::all(bench.recv(11)));
+        let batch = bench.recv(11);
+        packets.extend(Taken::all(batch, &mut bench.cache));
     }
     for (packet, expected) in packets.iter().zip(bytes.chunks(1200)) {
         assert_eq!(packet.frag[..], *expected);
@@ -494,14 +473,4 @@ fn option(socket: &UdpSocket, level: i32, name: i32) -> i32 {
     let code = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, target, &raw mut len) };
     assert_eq!(code, 0);
     value
-}
-
-/// Sends `bytes` as one super-buffer that the kernel cuts into segments (`UDP_SEGMENT`).
-fn send_segmented(bench: &Bench, bytes: &[u8], segment: i32) {
-    set_option(&bench.sender, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
-    assert_eq!(
-        bench.sender.send_to(bytes, bench.address).unwrap(),
-        bytes.len()
-    );
-    set_option(&bench.sender, libc::SOL_UDP, libc::UDP_SEGMENT, 0);
 }

@@ -1,5 +1,6 @@
 //! What a receive ring promises, on real sockets.
 
+#[allow(dead_code, reason = "each test file uses its own part")]
 mod net;
 
 use std::net::{TcpListener, UdpSocket};
@@ -37,9 +38,9 @@ fn packets_arrive_whole_in_order_and_signed() {
         assert_eq!(batch.len(), sizes.len());
         let from = bench.sender.local_addr().unwrap();
         for (seed, (packet, len)) in batch.iter().zip(sizes).enumerate() {
-            assert_eq!(packet.frag.len(), len);
+            assert_eq!(packet.bytes.len(), len);
             assert_eq!(packet.wire_len(), len);
-            assert_eq!(first_damage(packet.frag, seed as u64), None);
+            assert_eq!(first_damage(packet.bytes, seed as u64), None);
             assert_eq!(packet.source().to_socket_addr(), Some(from));
             assert!(!packet.is_truncated() && !packet.is_segment());
         }
@@ -123,7 +124,7 @@ fn above_copybreak_a_packet_stays_and_its_tail_is_free_when_it_leaves_its_batch(
         bench.send(300, seed);
     }
     let batch = bench.recv(8);
-    let mut places: Vec<_> = batch.iter().map(|packet| packet.frag.offset()).collect();
+    let mut places: Vec<_> = batch.iter().map(|packet| packet.offset()).collect();
     places.sort_unstable();
     for pair in places.windows(2) {
         assert_eq!(
@@ -132,7 +133,7 @@ fn above_copybreak_a_packet_stays_and_its_tail_is_free_when_it_leaves_its_batch(
             "each in the buffer it was read into"
         );
     }
-    let frags: Vec<_> = batch.into_iter().collect();
+    let frags = batch.open(&mut bench.cache).0;
     for frag in &frags {
         assert_eq!(frag.capacity(), 320, "five lines of 32");
     }
@@ -205,7 +206,7 @@ fn every_packet_is_handed_out_or_counted_while_memory_comes_and_goes() {
         for _ in 0..3 {
             let batch = bench.recv(64);
             received += batch.len() as u64;
-            for packet in Taken::all(batch) {
+            for packet in Taken::all(batch, &mut bench.cache) {
                 // What was sent when is in the pattern: damage would show.
                 let alive = (0..sent)
                     .rev()
@@ -240,8 +241,8 @@ fn a_small_packet_without_memory_stays_in_its_buffer() {
     bench.send(0, 2);
     let batch = bench.recv(2);
     assert_eq!(batch.len(), 2);
-    assert_eq!(first_damage(batch.get(0).unwrap().frag, 1), None);
-    assert!(batch.get(1).unwrap().frag.is_empty());
+    assert_eq!(first_damage(batch.get(0).unwrap().bytes, 1), None);
+    assert!(batch.get(1).unwrap().bytes.is_empty());
     assert_eq!(bench.ring.stats().rx_alloc_fail, 0);
 }
 
@@ -254,7 +255,7 @@ fn drain_gives_every_armed_buffer_back_and_the_ring_goes_on() {
     assert_eq!((bench.ring.armed(), bench.pool.stats().live_bytes), (0, 0));
     bench.send(1000, 5);
     let batch = bench.recv(64);
-    assert_eq!(first_damage(batch.get(0).unwrap().frag, 5), None);
+    assert_eq!(first_damage(batch.get(0).unwrap().bytes, 5), None);
     drop(batch);
     drop(bench.ring);
     assert_eq!(bench.pool.audit().unwrap().live_bytes, 0);
@@ -277,7 +278,7 @@ fn a_batch_outlives_its_ring_its_cache_and_its_thread() {
     .unwrap();
     assert_eq!(batch.len(), 10);
     for (seed, packet) in batch.iter().enumerate() {
-        assert_eq!(first_damage(packet.frag, seed as u64), None);
+        assert_eq!(first_damage(packet.bytes, seed as u64), None);
     }
     drop(batch);
     assert_eq!(pool.audit().unwrap().live_bytes, 0);
@@ -369,7 +370,7 @@ fn a_unix_socket_gives_packets_names_and_times() {
     other.send(b"nameless").unwrap();
     let first = ring.recv(&mut cache, 64).unwrap();
     let packet = first.get(0).unwrap();
-    assert_eq!(&packet.frag[..], b"nameless");
+    assert_eq!(packet.bytes, b"nameless");
     assert!(packet.name().is_empty());
     assert!(packet.timestamp().is_some());
     assert_eq!(packet.interface(), None);
@@ -476,7 +477,7 @@ fn waiting_ends_with_the_packet_the_time_or_the_socket() {
     });
     assert_eq!(bench.ring.wait(None).unwrap(), Readiness::Ready);
     late.join().unwrap();
-    assert_eq!(&bench.recv(1).get(0).unwrap().frag[..], b"now");
+    assert_eq!(bench.recv(1).get(0).unwrap().bytes, b"now");
     assert_eq!(bench.ring.stats().waits, 3);
 
     let socket = bench.ring.socket();
@@ -517,7 +518,7 @@ fn a_ring_moves_to_another_thread_with_its_buffers() {
         for _ in 0..100 {
             sender.send_to(&[7; 1000], address).unwrap();
             let batch = ring.recv(&mut cache, 64).unwrap();
-            assert_eq!(&batch.get(0).unwrap().frag[..], [7; 1000]);
+            assert_eq!(batch.get(0).unwrap().bytes, [7; 1000]);
         }
         drop((ring, cache));
         assert_eq!(pool.audit().unwrap().live_bytes, 0);

@@ -2,8 +2,9 @@
 //! whoever reads the batch as arrays creates none.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use pagefrag::LocalCache;
 use pagefrag::net::{RxBatch, RxFact, RxFacts, Source};
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
@@ -17,14 +18,15 @@ use crate::memory::{self, Memory};
 use crate::numbers::{Kind, Numbers};
 use crate::place::{Place, Places};
 use crate::shares::Shares;
-use crate::{arrow, batch_arrow, batch_numpy, batch_pickle, pickle, sender};
+use crate::{arrow, batch_arrow, batch_numpy, batch_pickle, pickle, sender, thread_end};
 
 /// The packets of one `RxRing.recv`: a sequence of fragments.
 ///
 /// `batch[i]` is the same `Fragment` each time. `lengths`, `offsets`, `timestamps` and their like
 /// are `Numbers`, which `numpy.asarray` takes as they are, without a copy. `release()` (or the end of a `with` block) gives back
 /// everything that nobody else refers to. A batch holds the buffers of its ring until something of
-/// it is looked at as a fragment, a column or a pickle; then each packet holds its own lines.
+/// it is looked at as a fragment, a column, a pickle, or by its `pages` or `offsets`; then each packet
+/// holds its own lines, and those that the kernel had joined are copied out of where they landed.
 ///
 /// >>> import socket
 /// >>> sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -37,21 +39,26 @@ use crate::{arrow, batch_arrow, batch_numpy, batch_pickle, pickle, sender};
 #[pyclass(frozen, weakref, module = "pagefrag")]
 pub(crate) struct Batch {
     facts: RxFacts,
+    /// Page and offset of each packet, where they are no longer those of the facts: what lay as
+    /// the kernel had joined it was moved when the batch was opened. Set under the lock.
+    moved: OnceLock<Box<[(usize, u32)]>>,
     /// `None` after release. Under the lock objects are made, which runs no Python code.
     places: Mutex<Option<Places>>,
     discarded: u64,
 }
 
 impl Batch {
-    pub(crate) fn of(batch: RxBatch) -> Self {
+    /// Fragments will come from `cache`.
+    pub(crate) fn of(batch: RxBatch, cache: LocalCache) -> Self {
         let discarded = batch.discarded();
         let (frags, facts) = batch.into_parts();
-        Self::with(facts, Places::fresh(frags), discarded)
+        Self::with(facts, Places::fresh(frags, cache), discarded)
     }
 
     fn with(facts: RxFacts, places: Places, discarded: u64) -> Self {
         Self {
             facts,
+            moved: OnceLock::new(),
             places: Mutex::new(Some(places)),
             discarded,
         }
@@ -66,17 +73,47 @@ impl Batch {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Runs `f` with the places of the packets, each a fragment of its own by now.
+    fn opened<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Places) -> PyResult<R>) -> PyResult<R> {
+        // Runs Python code, the first time on a thread.
+        thread_end::watch(py)?;
+        let mut places = self.places();
+        let places = places.as_mut().ok_or_else(|| released("batch"))?;
+        self.open(places);
+        f(places)
+    }
+
+    fn open(&self, places: &mut Places) {
+        if let Some(moved) = places.open(&self.facts) {
+            // Once only: places stay open.
+            let _ = self.moved.set(moved);
+        }
+    }
+
+    /// Page and offset of each packet, as its fragment has them; of a batch that was released
+    /// unopened as they were.
+    fn spots<N>(&self, py: Python<'_>, number: impl Fn(usize, u32) -> N) -> PyResult<Vec<N>> {
+        thread_end::watch(py)?;
+        if let Some(places) = self.places().as_mut() {
+            self.open(places);
+        }
+        Ok(match self.moved.get() {
+            Some(moved) => moved.iter().map(|&(page, at)| number(page, at)).collect(),
+            None => self.each(|fact| number(fact.page(), short(fact.offset()))),
+        })
+    }
+
     /// The fragments at these places.
     fn made<'py>(
         &self,
         py: Python<'py>,
         indices: impl Iterator<Item = usize>,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let mut places = self.places();
-        let places = places.as_mut().ok_or_else(|| released("batch"))?;
-        let frozen = places.frozen;
-        let each = places.each();
-        indices.map(|index| each[index].made(py, frozen)).collect()
+        self.opened(py, |places| {
+            let frozen = places.frozen;
+            let each = places.each();
+            indices.map(|index| each[index].made(py, frozen)).collect()
+        })
     }
 
     /// The memory of all packets for another holder, who relies on nobody writing it: one locked
@@ -86,12 +123,11 @@ impl Batch {
     }
 
     fn shared(&self, py: Python<'_>) -> PyResult<Vec<Memory>> {
-        let mut places = self.places();
-        let places = places.as_mut().ok_or_else(|| released("batch"))?;
-        let memory: PyResult<Vec<_>> = places.each().iter().map(|place| place.share(py)).collect();
-        let memory = memory?;
-        places.frozen = true;
-        Ok(memory)
+        self.opened(py, |places| {
+            let shared: PyResult<_> = places.each().iter().map(|place| place.share(py)).collect();
+            places.frozen = shared.is_ok() || places.frozen;
+            shared
+        })
     }
 
     /// A number of each packet.
@@ -105,9 +141,9 @@ impl Batch {
 
     /// Each packet's memory, for who sends it: what is written meanwhile may be sent.
     pub(crate) fn parts(&self, py: Python<'_>) -> PyResult<Vec<Memory>> {
-        let mut places = self.places();
-        let places = places.as_mut().ok_or_else(|| released("batch"))?;
-        places.each().iter().map(|place| place.share(py)).collect()
+        self.opened(py, |places| {
+            places.each().iter().map(|place| place.share(py)).collect()
+        })
     }
 
     /// Who sent each packet; `None` where that is no address of IP.
@@ -144,7 +180,7 @@ impl Batch {
     /// []
     #[getter]
     fn lengths(&self) -> Numbers {
-        self.ints(|fact| fact.len())
+        Numbers::of(Kind::Ints(self.facts.lens().collect()))
     }
 
     /// Bytes of each packet as it was sent: above its length if the buffer was too small for it.
@@ -161,8 +197,9 @@ impl Batch {
     /// >>> list(empty_batch.offsets)
     /// []
     #[getter]
-    fn offsets(&self) -> Numbers {
-        self.ints(|fact| fact.offset())
+    fn offsets(&self, py: Python<'_>) -> PyResult<Numbers> {
+        let offsets = self.spots(py, |_, offset| offset)?;
+        Ok(Numbers::of(Kind::Ints(offsets)))
     }
 
     /// The page of each packet, as `Fragment.page`, as `Numbers` of format 'N' (a machine word).
@@ -170,8 +207,9 @@ impl Batch {
     /// >>> list(empty_batch.pages)
     /// []
     #[getter]
-    fn pages(&self) -> Numbers {
-        Numbers::of(Kind::Words(self.each(|fact| fact.page())))
+    fn pages(&self, py: Python<'_>) -> PyResult<Numbers> {
+        let pages = self.spots(py, |page, _| page)?;
+        Ok(Numbers::of(Kind::Words(pages)))
     }
 
     /// When the kernel took each packet in: nanoseconds since 1970, as `Numbers` of format 'q'.
@@ -441,10 +479,10 @@ impl Batch {
             .ok()
             .filter(|index| *index < len);
         let index = index.ok_or_else(|| out_of_range("batch index out of range"))?;
-        let mut places = self.places();
-        let places = places.as_mut().ok_or_else(|| released("batch"))?;
-        let frozen = places.frozen;
-        places.each()[index].made(py, frozen)
+        self.opened(py, |places| {
+            let frozen = places.frozen;
+            places.each()[index].made(py, frozen)
+        })
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

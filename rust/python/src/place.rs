@@ -2,7 +2,8 @@
 
 use std::mem::{replace, take};
 
-use pagefrag::net::RxFrags;
+use pagefrag::net::{RxFacts, RxFrags};
+use pagefrag::{FragMut, LocalCache};
 use pyo3::prelude::*;
 
 use crate::error::released;
@@ -74,15 +75,15 @@ pub(crate) struct Places {
 }
 
 enum Each {
-    /// As it was received: nobody has asked for any of it yet.
-    Fresh(RxFrags),
+    /// As it was received, and where fragments come from: nobody has asked for any of it yet.
+    Fresh(RxFrags, LocalCache),
     Opened(Vec<Place>),
 }
 
 impl Places {
-    pub(crate) fn fresh(frags: RxFrags) -> Self {
+    pub(crate) fn fresh(frags: RxFrags, cache: LocalCache) -> Self {
         Self {
-            each: Each::Fresh(frags),
+            each: Each::Fresh(frags, cache),
             frozen: false,
         }
     }
@@ -95,19 +96,29 @@ impl Places {
         }
     }
 
-    /// A place for each packet.
+    /// Sees to it that every packet has a place of its own. What lay where it landed has been
+    /// moved then: where to is told by page and offset. May allocate for the calling thread.
+    pub(crate) fn open(&mut self, facts: &RxFacts) -> Option<Box<[(usize, u32)]>> {
+        let Each::Fresh(frags, cache) = &mut self.each else {
+            return None;
+        };
+        let frags = take(frags);
+        let moves = frags.is_landed();
+        let frags = cache.with(|cache| frags.open(cache, facts));
+        let moved = moves.then(|| {
+            let spot = |frag: &FragMut| (frag.page(), u32::try_from(frag.offset()).unwrap_or(0));
+            frags.iter().map(spot).collect()
+        });
+        let places = frags.into_iter().map(FragMut::into_raw);
+        self.each = Each::Opened(places.map(|raw| Place::Raw(raw.into())).collect());
+        moved
+    }
+
+    /// A place for each packet; none before it was opened.
     pub(crate) fn each(&mut self) -> &mut [Place] {
-        if let Each::Fresh(frags) = &mut self.each {
-            let frags = take(frags).into_iter();
-            self.each = Each::Opened(
-                frags
-                    .map(|frag| Place::Raw(frag.into_raw().into()))
-                    .collect(),
-            );
-        }
         match &mut self.each {
             Each::Opened(each) => each,
-            Each::Fresh(_) => &mut [],
+            Each::Fresh(..) => &mut [],
         }
     }
 
@@ -115,14 +126,14 @@ impl Places {
     pub(crate) fn into_each(self) -> Vec<Place> {
         match self.each {
             Each::Opened(each) => each,
-            Each::Fresh(_) => Vec::new(),
+            Each::Fresh(..) => Vec::new(),
         }
     }
 
     /// Bytes of memory that the packets have, and of what tells where.
     pub(crate) fn footprint(&self, py: Python<'_>) -> usize {
         match &self.each {
-            Each::Fresh(frags) => frags.footprint(),
+            Each::Fresh(frags, _) => frags.footprint(),
             Each::Opened(each) => {
                 let lines: usize = each.iter().map(|place| place.footprint(py)).sum();
                 lines + size_of_val(&each[..])

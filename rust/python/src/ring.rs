@@ -45,7 +45,7 @@ impl Core {
     /// What is there, without waiting. Runs detached.
     fn receive(&mut self, cache: &LocalCache, max: usize) -> io::Result<Batch> {
         let batch = cache.with(|cache| self.ring.recv(cache, max))?;
-        Ok(Batch::of(batch))
+        Ok(Batch::of(batch, cache.clone()))
     }
 }
 

@@ -63,7 +63,8 @@ impl Bench {
         while packets.len() < count {
             assert!(Instant::now() < end, "{} of {count} packets", packets.len());
             self.ring.wait(Some(Duration::from_millis(50))).unwrap();
-            packets.extend(Taken::all(self.recv(count - packets.len())));
+            let batch = self.recv(count - packets.len());
+            packets.extend(Taken::all(batch, &mut self.cache));
         }
         packets
     }
@@ -77,8 +78,8 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    pub(crate) fn all(batch: RxBatch) -> impl Iterator<Item = Self> {
-        let (frags, facts) = batch.into_parts();
+    pub(crate) fn all(batch: RxBatch, cache: &mut PageFragCache) -> impl Iterator<Item = Self> {
+        let (frags, facts) = batch.open(cache);
         let facts = Rc::new(facts);
         (0..).zip(frags).map(move |(index, frag)| Self {
             frag,
@@ -108,4 +109,42 @@ pub(crate) fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: i3
     // SAFETY: `source` and `len` describe `value`.
     let code = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, source, len) };
     assert_eq!(code, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// A ring over default pages; `None` where the kernel cannot coalesce.
+pub(crate) fn bench_with(pool: PagePool, bind: &str, options: RxOptions) -> Option<Bench> {
+    let bench = bench_on(pool, bind, options);
+    if !bench.ring.gro() {
+        eprintln!("skipped: this kernel has no UDP_GRO");
+        return None;
+    }
+    Some(bench)
+}
+
+pub(crate) fn default_bench() -> Option<Bench> {
+    bench_with(PagePool::new(32 * 1024).unwrap(), V4, RxOptions::default())
+}
+
+/// Takes all memory of the cache's pool, in pieces down to `least` bytes.
+pub(crate) fn hoard(cache: &mut PageFragCache, least: usize) -> Vec<FragMut> {
+    let mut hoard = Vec::new();
+    for size in [32 * 1024, 1024, 64]
+        .into_iter()
+        .filter(|&size| size >= least)
+    {
+        while let Ok(frag) = cache.alloc(size) {
+            hoard.push(frag);
+        }
+    }
+    hoard
+}
+
+/// Sends `bytes` as one super-buffer that the kernel cuts into segments (`UDP_SEGMENT`).
+pub(crate) fn send_segmented(bench: &Bench, bytes: &[u8], segment: i32) {
+    set_option(&bench.sender, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+    assert_eq!(
+        bench.sender.send_to(bytes, bench.address).unwrap(),
+        bytes.len()
+    );
+    set_option(&bench.sender, libc::SOL_UDP, libc::UDP_SEGMENT, 0);
 }

@@ -1,38 +1,148 @@
 //! Packets that came together.
 //!
-//! A batch is the fragments, and beside them what is known of each. As long as it
-//! is whole, nothing is done for single packets: it goes back in one batch drop, in
-//! which neighbours of one page are settled together, and a buffer that a packet
-//! has not filled is not cut. It is cut when the fragment leaves the batch.
+//! A batch is the memory in which packets lie, in lots, and beside it what is known
+//! of each packet. As long as it is whole, nothing is done for single packets: it
+//! goes back in one batch drop, in which neighbours of one page are settled together.
+//! Each packet gets a fragment of its own when the batch is opened.
+//!
+//! ```text
+//!   lot of one       [ packet ░░░░ ]               a buffer, cut when it is opened
+//!   lot of several   [ packet | packet | packet ]  as they landed: copied out
+//! ```
 
+use std::iter::once;
 use std::ops::Deref;
 
-use crate::mem::{FragMut, drop_many};
+use crate::mem::{FragMut, PageFragCache, drop_many};
 use crate::net::facts::{RxFact, RxFactIter, RxFacts};
 
-/// Fragments as they were received, in the order in which they came.
-///
-/// A packet may lie in a larger buffer, whose tail is given back when the fragment
-/// is taken out, by iterating. Dropping this is one batch drop.
+/// Packets in one fragment, one every `step` bytes.
+#[derive(Debug)]
+struct Lot {
+    frag: FragMut,
+    /// The number of the first packet behind it.
+    end: u32,
+    /// 0 for a packet that has the fragment to itself.
+    step: u32,
+}
+
+impl Lot {
+    /// Gives each of its `count` packets a fragment of its own. Those that landed
+    /// side by side are copied out of it: cut where they are, one that is kept
+    /// would keep room that fits no other super-buffer.
+    fn open(
+        self,
+        count: usize,
+        cache: &mut PageFragCache,
+        mut lens: impl Iterator<Item = usize>,
+        all: &mut Vec<FragMut>,
+    ) {
+        let Self { mut frag, step, .. } = self;
+        let step = step as usize;
+        if step == 0 {
+            frag.shrink_to(lens.next().unwrap_or(0));
+            return all.push(frag);
+        }
+        for nth in 0..count {
+            let len = lens.next().unwrap_or(0);
+            let Ok(mut own) = cache.alloc(len) else {
+                let rest = if nth == 0 {
+                    frag
+                } else {
+                    frag.split_off(nth * step)
+                };
+                return Self::cut(rest, step, once(len).chain(lens.take(count - nth - 1)), all);
+            };
+            own.copy_from_slice(&frag[nth * step..][..len]);
+            all.push(own);
+        }
+    }
+
+    /// Without memory for copies: packets of these lengths where they are. Those that
+    /// share a line are freed together.
+    fn cut(
+        mut frag: FragMut,
+        step: usize,
+        lens: impl Iterator<Item = usize>,
+        all: &mut Vec<FragMut>,
+    ) {
+        let mut lens = lens.peekable();
+        while let Some(len) = lens.next() {
+            if lens.peek().is_none() {
+                frag.shrink_to(len);
+                return all.push(frag);
+            }
+            all.push(frag.split_to(step));
+        }
+    }
+}
+
+/// The memory of packets as they were received, in the order in which they came.
+/// Dropping this is one batch drop.
 #[derive(Debug, Default)]
-pub struct RxFrags(Vec<FragMut>);
+pub struct RxFrags(Vec<Lot>);
 
 impl RxFrags {
     /// Bytes of memory that go back when all of them do: whole lines.
     pub fn footprint(&self) -> usize {
-        self.0.iter().map(FragMut::capacity).sum()
+        self.0.iter().map(|lot| lot.frag.capacity()).sum()
     }
 
-    /// Gives the tails of all buffers back. No locked instruction on the thread
-    /// that received.
-    fn cut(&mut self) {
-        for frag in &mut self.0 {
-            frag.shrink_to(frag.len());
+    /// Do several packets lie in one fragment? Then [`open`](Self::open) gives them
+    /// another place than their facts tell.
+    pub fn is_landed(&self) -> bool {
+        self.0.iter().any(|lot| lot.step != 0)
+    }
+
+    /// Every packet in a fragment of its own, of which there are as many as `facts`,
+    /// those that came with this.
+    ///
+    /// A buffer that its packet does not fill is cut: no locked instruction on the
+    /// thread that received. Packets that the kernel has coalesced may lie where
+    /// they landed: they are copied into fragments from `cache`, or stay there and
+    /// are freed with their neighbours if it has no memory.
+    pub fn open(mut self, cache: &mut PageFragCache, facts: &RxFacts) -> Vec<FragMut> {
+        let mut all = Vec::with_capacity(facts.len());
+        self.open_into(cache, facts, &mut all);
+        all
+    }
+
+    fn open_into(&mut self, cache: &mut PageFragCache, facts: &RxFacts, all: &mut Vec<FragMut>) {
+        let mut lens = facts.iter().map(|fact| fact.len());
+        let mut from = 0;
+        for lot in self.0.drain(..) {
+            let end = lot.end as usize;
+            lot.open(end - from, cache, lens.by_ref(), all);
+            from = end;
         }
     }
 
+    /// Packets that are in it.
+    #[inline]
+    fn len(&self) -> usize {
+        self.0.last().map_or(0, |lot| lot.end as usize)
+    }
+
+    /// The `len` bytes of the packet at `index`.
+    fn bytes(&self, index: usize, len: usize) -> Option<&[u8]> {
+        let nth = self.0.partition_point(|lot| lot.end as usize <= index);
+        let before = nth.checked_sub(1).map_or(0, |nth| self.0[nth].end as usize);
+        let lot = self.0.get(nth)?;
+        lot.frag
+            .get((index - before) * lot.step as usize..)?
+            .get(..len)
+    }
+
+    /// `count` packets in `frag`, one every `step` bytes.
+    #[inline]
+    fn push(&mut self, frag: FragMut, step: usize, count: usize) {
+        let end = short(self.len() + count);
+        let step = short(step);
+        self.0.push(Lot { frag, end, step });
+    }
+
     fn clear(&mut self) {
-        drop_many(self.0.drain(..));
+        drop_many(self.0.drain(..).map(|lot| lot.frag));
     }
 }
 
@@ -42,22 +152,11 @@ impl Drop for RxFrags {
     }
 }
 
-impl IntoIterator for RxFrags {
-    type Item = FragMut;
-    type IntoIter = std::vec::IntoIter<FragMut>;
-
-    fn into_iter(mut self) -> Self::IntoIter {
-        self.cut();
-        std::mem::take(&mut self.0).into_iter()
-    }
-}
-
 /// A packet of a batch. Derefs to what is known beside its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct RxPacket<'a> {
-    /// The payload: it is free again on its own, also if the kernel had coalesced
-    /// the packet with others.
-    pub frag: &'a FragMut,
+    /// The payload, where it was received.
+    pub bytes: &'a [u8],
     fact: RxFact<'a>,
 }
 
@@ -83,7 +182,7 @@ impl<'a> Deref for RxPacket<'a> {
 #[derive(Debug, Default)]
 pub struct RxBatch {
     frags: RxFrags,
-    /// One for each fragment.
+    /// One for each packet.
     facts: RxFacts,
     discarded: u64,
 }
@@ -92,19 +191,19 @@ impl RxBatch {
     /// Storage for `max` packets.
     pub fn with_capacity(max: usize) -> Self {
         let mut batch = Self::default();
-        batch.reserve(max);
+        batch.reserve(max, max);
         batch
     }
 
     /// Packets in the batch.
     #[inline]
     pub fn len(&self) -> usize {
-        self.frags.0.len()
+        self.facts.len()
     }
 
     /// Is there no packet? See also [`discarded`](Self::discarded).
     pub fn is_empty(&self) -> bool {
-        self.frags.0.is_empty()
+        self.facts.is_empty()
     }
 
     /// Packets that were read and thrown away because the pool was at its limit,
@@ -116,15 +215,17 @@ impl RxBatch {
 
     /// The packet at `index`, in the order in which they came.
     pub fn get(&self, index: usize) -> Option<RxPacket<'_>> {
-        let frag = self.frags.0.get(index)?;
         let fact = self.facts.get(index)?;
-        Some(RxPacket { frag, fact })
+        let bytes = self.frags.bytes(index, fact.len())?;
+        Some(RxPacket { bytes, fact })
     }
 
     /// The packets one by one.
     pub fn iter(&self) -> RxPackets<'_> {
         RxPackets {
-            frags: self.frags.0.iter(),
+            lots: self.frags.0.iter(),
+            lot: None,
+            at: 0,
             facts: self.facts.iter(),
         }
     }
@@ -134,16 +235,33 @@ impl RxBatch {
         &self.facts
     }
 
-    /// Takes the fragments out and keeps the storage. What is known of them is
-    /// gone; [`into_parts`](Self::into_parts) keeps it.
-    pub fn drain(&mut self) -> std::vec::Drain<'_, FragMut> {
-        self.discarded = 0;
+    /// Takes the packets out, each in a fragment of its own behind those in `into`,
+    /// and keeps the storage. What is known of them is gone;
+    /// [`open`](Self::open) keeps it.
+    pub fn drain_into(&mut self, cache: &mut PageFragCache, into: &mut Vec<FragMut>) {
+        self.frags.open_into(cache, &self.facts, into);
         self.facts.clear();
-        self.frags.cut();
-        self.frags.0.drain(..)
+        self.discarded = 0;
     }
 
-    /// The fragments, and what is known of each. Costs nothing.
+    /// Every packet in a fragment of its own, and what is known of each.
+    ///
+    /// Segments of a super-buffer are copied out of it, into fragments from `cache`;
+    /// if it has no memory they stay and are freed with their neighbours. Other
+    /// packets stay where they are.
+    pub fn open(self, cache: &mut PageFragCache) -> (Vec<FragMut>, RxFacts) {
+        let (frags, mut facts) = self.into_parts();
+        let moved = frags.is_landed();
+        let all = frags.open(cache, &facts);
+        if moved {
+            for (index, frag) in all.iter().enumerate() {
+                facts.place(index, frag.page(), short(frag.offset()));
+            }
+        }
+        (all, facts)
+    }
+
+    /// The memory as it is, and what is known of each packet. Costs nothing.
     pub fn into_parts(self) -> (RxFrags, RxFacts) {
         (self.frags, self.facts)
     }
@@ -155,9 +273,10 @@ impl RxBatch {
         self.frags.clear();
     }
 
-    /// Makes room for `more` packets in two heap calls, if there is not.
-    pub(super) fn reserve(&mut self, more: usize) {
-        self.frags.0.reserve(more);
+    /// Makes room for `more` packets in `lots` pieces of memory in two heap calls,
+    /// if there is not.
+    pub(super) fn reserve(&mut self, more: usize, lots: usize) {
+        self.frags.0.reserve(lots);
         self.facts.reserve(more);
     }
 
@@ -166,14 +285,22 @@ impl RxBatch {
         &mut self.facts
     }
 
-    /// A packet that was sent with `wire_len` bytes, on a page of `page_size`.
+    /// A packet of `len` bytes in `frag` that was sent with `wire_len` bytes, on a page
+    /// of `page_size`.
     #[inline]
-    pub(super) fn push(&mut self, frag: FragMut, wire_len: usize, page_size: usize) {
-        let address = frag.as_ptr().addr();
-        let offset = address & (page_size - 1);
-        let (len, page) = (short(frag.len()), address - offset);
-        self.facts.push(page, short(offset), len, short(wire_len));
-        self.frags.0.push(frag);
+    pub(super) fn push(&mut self, frag: FragMut, len: usize, wire_len: usize, page_size: usize) {
+        let (page, offset) = place(&frag, page_size);
+        self.facts.push(page, offset, short(len), short(wire_len));
+        self.frags.push(frag, 0, 1);
+    }
+
+    /// Packets that lie side by side in the first `len` bytes of `frag`, each of `step`
+    /// bytes but the last, which may be shorter.
+    pub(super) fn push_landed(&mut self, frag: FragMut, len: usize, step: usize, page_size: usize) {
+        let (page, offset) = place(&frag, page_size);
+        let before = self.len();
+        self.facts.push_row(page, offset, short(len), short(step));
+        self.frags.push(frag, step, self.len() - before);
     }
 
     pub(super) fn discard(&mut self, packets: u64) {
@@ -181,10 +308,22 @@ impl RxBatch {
     }
 }
 
+/// The page of a fragment, and where in it the fragment starts.
+#[inline]
+fn place(frag: &FragMut, page_size: usize) -> (usize, u32) {
+    let address = frag.as_ptr().addr();
+    let offset = address & (page_size - 1);
+    (address - offset, short(offset))
+}
+
 /// The packets of a batch, one after the other.
 #[derive(Clone, Debug)]
 pub struct RxPackets<'a> {
-    frags: std::slice::Iter<'a, FragMut>,
+    lots: std::slice::Iter<'a, Lot>,
+    /// The lot of the next packet, and where the packet begins in it, unless the next
+    /// begins a lot.
+    lot: Option<&'a Lot>,
+    at: usize,
     facts: RxFactIter<'a>,
 }
 
@@ -192,12 +331,19 @@ impl<'a> Iterator for RxPackets<'a> {
     type Item = RxPacket<'a>;
 
     fn next(&mut self) -> Option<RxPacket<'a>> {
-        let (frag, fact) = (self.frags.next()?, self.facts.next()?);
-        Some(RxPacket { frag, fact })
+        let index = self.facts.index();
+        let fact = self.facts.next()?;
+        if self.lot.is_none_or(|lot| lot.end as usize <= index) {
+            (self.lot, self.at) = (self.lots.next(), 0);
+        }
+        let lot = self.lot?;
+        let bytes = lot.frag.get(self.at..)?.get(..fact.len())?;
+        self.at += lot.step as usize;
+        Some(RxPacket { bytes, fact })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.frags.size_hint()
+        self.facts.size_hint()
     }
 }
 
@@ -209,15 +355,6 @@ impl<'a> IntoIterator for &'a RxBatch {
 
     fn into_iter(self) -> RxPackets<'a> {
         self.iter()
-    }
-}
-
-impl IntoIterator for RxBatch {
-    type Item = FragMut;
-    type IntoIter = std::vec::IntoIter<FragMut>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.frags.into_iter()
     }
 }
 

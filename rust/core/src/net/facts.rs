@@ -168,6 +168,36 @@ impl RxFacts {
         });
     }
 
+    /// Packets that lie side by side in the `len` bytes from `offset` of `page` on:
+    /// each of `step` bytes, as it was sent, and the last of what is left.
+    pub(super) fn push_row(&mut self, page: usize, offset: u32, len: u32, step: u32) {
+        assert!(!self.origins.is_empty(), "from nowhere");
+        let origin = u32::try_from(self.origins.len() - 1).unwrap_or(0);
+        let row = |at| {
+            let len = step.min(len - at);
+            Row {
+                page,
+                offset: offset + at,
+                len,
+                wire_len: len,
+                origin,
+            }
+        };
+        let count = len.div_ceil(step);
+        self.rows.extend((0..count).map(|nth| row(nth * step)));
+    }
+
+    /// The packet at `index` has another place.
+    pub(super) fn place(&mut self, index: usize, page: usize, offset: u32) {
+        (self.rows[index].page, self.rows[index].offset) = (page, offset);
+    }
+
+    /// Bytes of each packet that were received.
+    #[inline]
+    pub fn lens(&self) -> impl ExactSizeIterator<Item = u32> {
+        self.rows.iter().map(|row| row.len)
+    }
+
     /// Bytes of all packets, and how many of them are truncated.
     pub(super) fn sums(&self) -> (u64, u64) {
         let truncated = |row: &Row| u64::from(row.wire_len > row.len);
@@ -199,6 +229,13 @@ impl<'a> IntoIterator for &'a RxFacts {
 pub struct RxFactIter<'a> {
     facts: &'a RxFacts,
     left: Range<usize>,
+}
+
+impl RxFactIter<'_> {
+    /// The number of the next packet.
+    pub(super) fn index(&self) -> usize {
+        self.left.start
+    }
 }
 
 impl<'a> Iterator for RxFactIter<'a> {
@@ -244,7 +281,8 @@ impl<'a> RxFact<'a> {
         self.row.wire_len > self.row.len
     }
 
-    /// The address of the page in which it was put.
+    /// The address of the page in which it was received, or where it was put when its
+    /// batch was opened.
     #[inline]
     pub fn page(&self) -> usize {
         self.row.page

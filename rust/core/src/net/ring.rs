@@ -6,22 +6,26 @@
 //! ```text
 //!   arm      cache -> [ buffer ][ buffer ][ buffer ] ... up to `slots`
 //!   receive            packet    packet    (still armed)
-//!   store    above copybreak: stays where it is, cut when it leaves its batch
+//!   store    above copybreak: stays where it is, cut when its batch is opened
 //!            up to copybreak: copied into a small fragment, the buffer is used again
-//!            super-buffer:    each segment copied into a fragment of its own, the
+//!            super-buffer:    as expected: stays in its `berths` until its batch is opened;
+//!                             else each segment is copied into a fragment of its own, the
 //!                             buffer and the landing behind it are used again
 //! ```
 //!
 //! So no packet that is kept keeps more than its own lines, whatever it came with. With GRO
 //! a message may need the `landing` behind its buffer; `guess` says how many to ask
-//! for, and a `message` that is not handed out at once waits where it landed.
+//! for and what they will be like, and a `message` that is not handed out at once waits
+//! where it landed. `hand_out` is the way from there into a batch.
 //!
 //! The ring takes memory from the cache that each call brings, never waits in a
 //! receive, and makes no heap call per packet. When the pool is at its limit it
 //! goes on: what cannot be stored is read, thrown away and counted in
 //! `rx_alloc_fail`, and the next call tries again.
 
+mod berths;
 mod guess;
+mod hand_out;
 mod landing;
 mod message;
 mod options;
@@ -32,12 +36,13 @@ use std::time::Duration;
 
 use crate::mem::{FragMut, PageFragCache, PagePool, drop_many};
 use crate::net::batch::RxBatch;
-use crate::net::facts::RxOrigin;
+
 use crate::net::queue::{DropCount, QueueStats};
 use crate::net::socket::{self, Kind, Messages, Needs, Readiness};
+use berths::Berths;
 use guess::Guess;
 use landing::Landing;
-use message::{Message, gather, packets};
+use message::{Message, packets};
 use options::invalid;
 
 pub use options::RxOptions;
@@ -72,7 +77,7 @@ pub use options::RxOptions;
 /// ring.wait(None)?;
 /// let batch = ring.recv(&mut cache, 64)?;
 /// let packet = batch.get(0).unwrap();
-/// assert_eq!(&packet.frag[..], b"hello");
+/// assert_eq!(packet.bytes, b"hello");
 /// assert_eq!(packet.source().to_socket_addr(), Some(sender.local_addr()?));
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -89,6 +94,8 @@ pub struct RxRing<S: AsFd> {
     armed: Vec<FragMut>,
     /// Buffers that were emptied by copying, on their way back.
     again: Vec<FragMut>,
+    /// Where super-buffers land that stay.
+    berths: Berths,
     messages: Messages,
     /// Messages that came and are not handed out, or not all of them: the one
     /// that was begun, and those in `messages` from `next` on, `came` in all.
@@ -97,11 +104,22 @@ pub struct RxRing<S: AsFd> {
     came: usize,
     /// Whether fewer came than were asked for: the socket had no more.
     emptied: bool,
-    /// Whether these have buffers; without, they lie in the landing alone.
-    buffered: bool,
+    /// Where these have landed.
+    footing: Footing,
     needs: Needs,
     stats: QueueStats,
     drops: DropCount,
+}
+
+/// Where the messages of a call begin; with GRO they go on in the landing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Footing {
+    /// In an armed buffer each.
+    Buffers,
+    /// In a berth each.
+    Berths,
+    /// There was no memory: nowhere but in the landing.
+    Nothing,
 }
 
 impl<S: AsFd> RxRing<S> {
@@ -135,12 +153,13 @@ impl<S: AsFd> RxRing<S> {
             guess: Guess::default(),
             armed: Vec::with_capacity(slots),
             again: Vec::with_capacity(slots),
+            berths: Berths::default(),
             messages: Messages::new(slots, notes, kind),
             begun: None,
             next: 0,
             came: 0,
             emptied: true,
-            buffered: false,
+            footing: Footing::Nothing,
             needs,
             stats: QueueStats::default(),
             options,
@@ -218,7 +237,8 @@ impl<S: AsFd> RxRing<S> {
             return Err(invalid("the cache has pages of another size than the ring"));
         }
         if self.has_pending() {
-            batch.reserve(max.min(self.pending()));
+            let packets = max.min(self.pending());
+            batch.reserve(packets, packets);
             self.hand_out(cache, max, batch);
         }
         if batch.is_empty() {
@@ -235,16 +255,46 @@ impl<S: AsFd> RxRing<S> {
         max: usize,
         batch: &mut RxBatch,
     ) -> io::Result<()> {
-        let want = self.messages_for(max);
-        arm(&mut self.armed, cache, want, self.options.buf_size);
+        let want = self.arm(cache, self.messages_for(max));
         self.next = 0;
         self.came = 0;
         self.came = self.fill(want)?;
         self.emptied = self.came < want;
-        let packets = self.look_over();
-        batch.reserve(max.min(packets));
+        let packets = max.min(self.look_over());
+        let lots = match self.footing {
+            Footing::Berths => packets.min(2 * self.came),
+            Footing::Buffers | Footing::Nothing => packets,
+        };
+        batch.reserve(packets, lots);
         self.hand_out(cache, max, batch);
         Ok(())
+    }
+
+    /// Sees to it that `want` messages have somewhere to land, or as many as there is
+    /// memory for, which it returns. Without any they are read all the same.
+    fn arm(&mut self, cache: &mut PageFragCache, want: usize) -> usize {
+        let (largest, step) = self.guess.largest();
+        if self.expects_to_keep(largest, step) {
+            let found = self.berths.arm(cache, want, step);
+            if found > 0 {
+                self.footing = Footing::Berths;
+                return found;
+            }
+        }
+        arm(&mut self.armed, cache, want, self.options.buf_size);
+        self.footing = if self.armed.is_empty() {
+            Footing::Nothing
+        } else {
+            Footing::Buffers
+        };
+        want
+    }
+
+    /// Would a message like that stay where it landed?
+    fn expects_to_keep(&self, wire_len: usize, step: usize) -> bool {
+        self.landing.is_some()
+            && step <= self.options.buf_size
+            && Berths::parts_for(wire_len, step, self.page_size).is_some()
     }
 
     /// Messages to ask for when at most `max` packets are handed out.
@@ -256,200 +306,43 @@ impl<S: AsFd> RxRing<S> {
         }
     }
 
-    /// Has the kernel write up to `want` messages, each into a buffer and its
-    /// slot of the landing; without buffers into the landing alone, and without
+    /// Has the kernel write up to `want` messages, each to where it begins and then to
+    /// its slot of the landing; without memory into the landing alone, and without
     /// that nowhere.
     fn fill(&mut self, want: usize) -> io::Result<usize> {
         let fd = self.socket.as_fd();
         let Self {
-            messages, armed, ..
+            messages,
+            armed,
+            berths,
+            ..
         } = self;
-        self.buffered = !armed.is_empty();
         let buffers = armed
             .iter_mut()
             .rev()
             .take(want)
             .map(|buffer| &mut buffer[..]);
-        match &mut self.landing {
-            Some(landing) if self.buffered => {
+        match (&mut self.landing, self.footing) {
+            (Some(landing), Footing::Berths) => {
+                let parts = berths.parts_mut().take(want).zip(landing.slots_mut());
+                messages.receive(
+                    fd,
+                    parts.map(|([first, second], slot)| [first, second, slot]),
+                )
+            }
+            (Some(landing), Footing::Buffers) => {
                 let parts = buffers.zip(landing.slots_mut());
-                messages.receive(fd, parts.map(|(buffer, slot)| [buffer, slot]))
+                messages.receive(fd, parts.map(|(buffer, slot)| [buffer, slot, &mut []]))
             }
-            Some(landing) => {
+            (Some(landing), Footing::Nothing) => {
                 let slots = landing.slots_mut().take(want);
-                messages.receive(fd, slots.map(|slot| [&mut [], slot]))
+                messages.receive(fd, slots.map(|slot| [slot, &mut [], &mut []]))
             }
-            None if self.buffered => messages.receive(fd, buffers.map(|buffer| [buffer, &mut []])),
-            None => messages.discard(fd, want),
-        }
-    }
-
-    /// Learns from the messages that came, and returns how many packets they are.
-    fn look_over(&mut self) -> usize {
-        let Some(landing) = &mut self.landing else {
-            return self.came;
-        };
-        let before = if self.buffered {
-            self.options.buf_size
-        } else {
-            0
-        };
-        let (mut sum, mut most, mut furthest) = (0, 0, 0);
-        for index in 0..self.came {
-            let wire_len = self.messages.wire_len(index);
-            let pages = landing.pages_for(wire_len.saturating_sub(before));
-            landing.touch(index, pages);
-            furthest = furthest.max(pages);
-            let packets = packets(wire_len, self.messages.notes(index).segment);
-            most = most.max(packets);
-            sum += packets;
-        }
-        if self.came > 0 {
-            self.guess.learn(furthest, most);
-        }
-        sum
-    }
-
-    /// Hands out what has come, the oldest first: nothing overtakes what waits.
-    fn hand_out(&mut self, cache: &mut PageFragCache, max: usize, batch: &mut RxBatch) {
-        while batch.len() < max {
-            let Some(message) = self.begun.take().or_else(|| self.begin_next()) else {
-                break;
-            };
-            self.tell_origin(&message, batch);
-            if self.buffered && !message.is_joined() {
-                self.hand_out_alone(cache, &message, batch);
-            } else {
-                self.hand_out_copies(cache, message, max, batch);
+            (None, Footing::Buffers) => {
+                messages.receive(fd, buffers.map(|buffer| [buffer, &mut [], &mut []]))
             }
+            (None, _) => messages.discard(fd, want),
         }
-        if !self.has_pending() {
-            self.settle(cache);
-        }
-    }
-
-    /// Nothing waits any more: what was lent to messages is the ring's again, and
-    /// what is not going to be used soon goes back.
-    fn settle(&mut self, cache: &mut PageFragCache) {
-        self.armed.append(&mut self.again);
-        let Some(landing) = &mut self.landing else {
-            return;
-        };
-        landing.settle(self.emptied);
-        // Super-buffers need few buffers for many packets.
-        let enough = self.messages_for(self.messages.slots());
-        if self.armed.len() > 2 * enough {
-            drop_many(self.armed.drain(..self.armed.len() - enough));
-            cache.trim();
-        }
-    }
-
-    fn begin_next(&mut self) -> Option<Message> {
-        if self.next == self.came {
-            return None;
-        }
-        let index = self.next;
-        self.next += 1;
-        let notes = self.messages.notes(index);
-        self.drops = notes.drops.map_or(self.drops, |now| self.drops.seen(now));
-        let message = Message::new(self.messages.wire_len(index), notes.segment);
-        if message.is_joined() {
-            self.stats
-                .count_super_buffer(message.left() as u64, message.wire_len as u64);
-        }
-        Some(message)
-    }
-
-    /// Notes where the packets of the message that was begun last came from.
-    fn tell_origin(&self, message: &Message, batch: &mut RxBatch) {
-        let notes = self.messages.notes(self.next - 1);
-        batch.facts_mut().begin(RxOrigin {
-            name: self.messages.name(self.next - 1),
-            timestamp: notes.timestamp,
-            interface: notes.interface,
-            segment: message.is_joined(),
-        });
-    }
-
-    /// A packet that came alone, in the last armed buffer.
-    fn hand_out_alone(
-        &mut self,
-        cache: &mut PageFragCache,
-        message: &Message,
-        batch: &mut RxBatch,
-    ) {
-        let Some(buffer) = self.armed.pop() else {
-            return;
-        };
-        let stored = message.wire_len.min(buffer.len());
-        let frag = self.store(cache, buffer, stored);
-        batch.push(frag, message.wire_len, self.page_size);
-    }
-
-    /// The fragment in which the first `len` bytes of `buffer` stay.
-    ///
-    /// A small packet for which there is no memory stays in its buffer: that
-    /// needs none.
-    fn store(&mut self, cache: &mut PageFragCache, mut buffer: FragMut, len: usize) -> FragMut {
-        if len <= self.options.copybreak
-            && let Ok(mut small) = cache.alloc(len.max(1))
-        {
-            small.truncate(len);
-            small.copy_from_slice(&buffer[..len]);
-            self.again.push(buffer);
-            return small;
-        }
-        // Cut when it leaves the batch: most go back whole, and their pages with them.
-        buffer.truncate(len);
-        buffer
-    }
-
-    /// The packets of a message, each in a fragment of its own; what is more than
-    /// `max` waits.
-    fn hand_out_copies(
-        &mut self,
-        cache: &mut PageFragCache,
-        mut message: Message,
-        max: usize,
-        batch: &mut RxBatch,
-    ) {
-        let landing = self.landing.as_ref();
-        // Without one, somebody else has the kernel coalesce: what a buffer has is there.
-        let found_room = self.buffered || landing.is_some();
-        let tail = landing.map_or(&[][..], |landing| landing.slot(self.next - 1));
-        let head = match self.armed.last() {
-            Some(buffer) if self.buffered => &buffer[..],
-            _ => &[],
-        };
-        while batch.len() < max
-            && let Some(part) = message.next_part()
-        {
-            // As far as a buffer would have had room for it.
-            let len = part.len.min(self.options.buf_size);
-            if found_room && let Ok(mut frag) = cache.alloc(len.max(1)) {
-                let found = gather(&mut frag[..len], head, tail, part.at);
-                if found < frag.len() {
-                    frag.truncate(found);
-                }
-                batch.push(frag, part.len, self.page_size);
-            } else {
-                self.stats.rx_alloc_fail += 1;
-                batch.discard(1);
-            }
-        }
-        if message.left() > 0 {
-            self.begun = Some(message);
-        } else if self.buffered {
-            self.again.extend(self.armed.pop());
-        }
-    }
-
-    fn count(&mut self, batch: &RxBatch) {
-        let (bytes, truncated) = batch.facts().sums();
-        self.stats.rx_packets += batch.len() as u64;
-        self.stats.rx_bytes += bytes;
-        self.stats.truncated += truncated;
-        self.stats.count_batch(batch.len() as u64);
     }
 
     /// Waits until there is something to receive, at most for `timeout`
@@ -504,6 +397,7 @@ impl<S: AsFd> RxRing<S> {
             self.begun = None;
             self.next = self.came;
             self.armed.append(&mut self.again);
+            self.berths.settle(0);
         }
     }
 
@@ -512,12 +406,10 @@ impl<S: AsFd> RxRing<S> {
     /// arms again.
     pub fn drain(&mut self) {
         self.look_for_drops();
-        let waiting = if self.buffered {
-            self.came - self.next + usize::from(self.begun.is_some())
-        } else {
-            0
-        };
-        let empty = self.armed.len() - waiting;
+        let waiting = self.came - self.next + usize::from(self.begun.is_some());
+        let waiting_in = |footing| if self.footing == footing { waiting } else { 0 };
+        self.berths.drain(waiting_in(Footing::Berths));
+        let empty = self.armed.len() - waiting_in(Footing::Buffers);
         drop_many(self.again.drain(..).chain(self.armed.drain(..empty)));
         if !self.has_pending()
             && let Some(landing) = &mut self.landing

@@ -3,7 +3,7 @@
 //! `options`, what rings ask a socket for).
 //!
 //! [`Messages`] is what `recvmmsg` reads and writes: for each slot a header, a
-//! buffer in up to two parts, a place for the sender's name and one for control messages. It is
+//! buffer in up to three parts, a place for the sender's name and one for control messages. It is
 //! allocated once, filled in before each call, and read back afterwards without
 //! unsafe code. Nothing here waits, but [`wait_readable`] and [`wait_writable`].
 
@@ -50,6 +50,9 @@ pub(super) const MAX_MESSAGES: usize = 1024;
 /// of the device (64) and where they were taken (32), a mark and a priority (24 each).
 /// Without its segment size a super-buffer would be taken for one packet.
 const CONTROL_BYTES: usize = 256;
+
+/// Parts that the buffer of a message may have.
+pub(super) const PARTS: usize = 3;
 
 /// `SK_MEMINFO_DROPS` and the number of values (`linux/sock_diag.h`).
 const MEMINFO_DROPS: usize = 8;
@@ -291,7 +294,7 @@ pub(super) struct Messages {
     /// 1. The pointers in a header are read by the kernel only, in [`Self::call`],
     ///    and all of the headers passed there were filled in just before.
     headers: Box<[libc::mmsghdr]>,
-    vectors: Box<[[libc::iovec; 2]]>,
+    vectors: Box<[[libc::iovec; PARTS]]>,
     names: Box<[LongName]>,
     /// Empty when nothing is to be told beside the bytes.
     controls: Box<[Control]>,
@@ -322,7 +325,7 @@ impl Messages {
         Self {
             rights: notes && kind == Kind::Unix,
             headers: vec![no_message(); slots].into(),
-            vectors: vec![[NO_BUFFER; 2]; slots].into(),
+            vectors: vec![[NO_BUFFER; PARTS]; slots].into(),
             names: vec![LongName([0; LONG_NAME_BYTES]); slots].into(),
             controls: vec![Control([0; CONTROL_BYTES]); if notes { slots } else { 0 }].into(),
         }
@@ -333,12 +336,13 @@ impl Messages {
         self.headers.len()
     }
 
-    /// Receives into `buffers`, one message each: into its first part, and then
-    /// its second. Does not wait. Returns how many came; 0 when there is nothing.
+    /// Receives into `buffers`, one message each: into its first part, then its
+    /// second, then its third. Does not wait. Returns how many came; 0 when there is
+    /// nothing.
     pub(super) fn receive<'b>(
         &mut self,
         fd: BorrowedFd<'_>,
-        buffers: impl Iterator<Item = [&'b mut [u8]; 2]>,
+        buffers: impl Iterator<Item = [&'b mut [u8]; PARTS]>,
     ) -> io::Result<usize> {
         let mut count = 0;
         for (vectors, parts) in self.vectors.iter_mut().zip(buffers) {
@@ -354,7 +358,7 @@ impl Messages {
     /// Reads up to `count` messages and throws their bytes away.
     pub(super) fn discard(&mut self, fd: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
         let count = count.min(self.vectors.len());
-        self.vectors[..count].fill([NO_BUFFER; 2]);
+        self.vectors[..count].fill([NO_BUFFER; PARTS]);
         self.call(fd, count)
     }
 
@@ -407,8 +411,10 @@ impl Messages {
             let header = &mut message.msg_hdr;
             header.msg_name = name.0.as_mut_ptr().cast();
             header.msg_namelen = LONG_NAME_LEN;
-            // One part is cheaper for the kernel than one and an empty one.
-            header.msg_iovlen = if vectors[1].iov_len == 0 { 1 } else { 2 };
+            // One part is cheaper for the kernel than one and empty ones.
+            let last = vectors.iter().rposition(|part| part.iov_len != 0);
+            header.msg_iovlen = last.unwrap_or(0) as _;
+            header.msg_iovlen += 1;
             header.msg_iov = vectors.as_mut_ptr();
             (header.msg_control, header.msg_controllen) = match controls.next() {
                 Some(control) => (control.0.as_mut_ptr().cast(), CONTROL_BYTES as _),

@@ -11,6 +11,8 @@ pub(super) struct Guess {
     pages: usize,
     /// Packets of a message.
     packets: usize,
+    /// Bytes of the largest message of the last call, and of its segments.
+    largest: (usize, usize),
 }
 
 impl Default for Guess {
@@ -19,6 +21,7 @@ impl Default for Guess {
         Self {
             pages: 0,
             packets: 1,
+            largest: (0, 0),
         }
     }
 }
@@ -33,10 +36,17 @@ impl Guess {
             .clamp(1, slots.min(max).max(1))
     }
 
+    /// Bytes of the largest message of the last call that brought some, and of its
+    /// segments.
+    pub(super) fn largest(&self) -> (usize, usize) {
+        self.largest
+    }
+
     /// Learns from the largest message of a call.
-    pub(super) fn learn(&mut self, pages: usize, packets: usize) {
+    pub(super) fn learn(&mut self, pages: usize, packets: usize, largest: (usize, usize)) {
         self.pages = towards(self.pages, pages);
         self.packets = towards(self.packets, packets.max(1));
+        self.largest = largest;
     }
 }
 
@@ -64,7 +74,7 @@ mod tests {
         assert_eq!(guess.messages(ROOM, 3, 64), 3);
         assert_eq!(guess.messages(ROOM, usize::MAX, 1024), 1024);
         for _ in 0..100 {
-            guess.learn(0, 1);
+            guess.learn(0, 1, (0, 0));
         }
         assert_eq!(guess.messages(ROOM, 64, 64), 64);
     }
@@ -72,7 +82,7 @@ mod tests {
     #[test]
     fn a_full_super_buffer_is_asked_for_alone_from_the_next_call_on() {
         let mut guess = Guess::default();
-        guess.learn(16, 54);
+        guess.learn(16, 54, (0, 0));
         assert_eq!(guess.messages(ROOM, 64, 64), 1);
         assert_eq!(guess.messages(ROOM, 1, 1), 1);
         assert_eq!(guess.messages(ROOM, 4096, 1024), 4, "more have no room");
@@ -81,7 +91,7 @@ mod tests {
     #[test]
     fn small_super_buffers_come_as_many_as_fit_room_and_max() {
         let mut guess = Guess::default();
-        guess.learn(8, 5);
+        guess.learn(8, 5, (0, 0));
         assert_eq!(guess.messages(ROOM, 64, 64), 8);
         assert_eq!(guess.messages(ROOM, 20, 64), 4);
         assert_eq!(guess.messages(ROOM, 20, 2), 2);
@@ -90,11 +100,11 @@ mod tests {
     #[test]
     fn one_lone_packet_changes_little_and_a_stream_of_them_all() {
         let mut guess = Guess::default();
-        guess.learn(16, 54);
-        guess.learn(0, 1);
+        guess.learn(16, 54, (0, 0));
+        guess.learn(0, 1, (0, 0));
         assert_eq!(guess.messages(ROOM, 64, 64), 1);
         let calls = (0..100).find(|_| {
-            guess.learn(0, 1);
+            guess.learn(0, 1, (0, 0));
             guess.messages(ROOM, 64, 64) == 64
         });
         assert!((10..40).contains(&calls.unwrap()), "{calls:?}");
@@ -104,7 +114,7 @@ mod tests {
     fn no_numbers_break_it() {
         let mut guess = Guess::default();
         for seen in [0, 1, usize::MAX, 7, 0] {
-            guess.learn(seen, seen);
+            guess.learn(seen, seen, (0, 0));
             for (room, max, slots) in [(0, 1, 1), (usize::MAX, usize::MAX, 1024), (1, 7, 3)] {
                 let messages = guess.messages(room, max, slots);
                 assert!(messages >= 1 && messages <= slots.min(max));

@@ -1,5 +1,7 @@
 //! A message that has come: one packet, or a super-buffer of several.
 
+use crate::net::socket::PARTS;
+
 /// A message of which packets are still to be handed out.
 #[derive(Debug)]
 pub(super) struct Message {
@@ -38,6 +40,16 @@ impl Message {
         self.joined
     }
 
+    /// Bytes of each packet but the last.
+    pub(super) fn step(&self) -> usize {
+        self.step
+    }
+
+    /// Is nothing of it handed out yet?
+    pub(super) fn is_whole(&self) -> bool {
+        self.at == 0
+    }
+
     /// Packets that are left.
     pub(super) fn left(&self) -> usize {
         self.left
@@ -69,19 +81,18 @@ fn steps(wire_len: usize, segment: Option<usize>) -> (usize, usize) {
     }
 }
 
-/// Copies what lies from `at` on in `head` and then `tail`, as far as there is
+/// Copies what lies from `at` on in `parts`, one behind the other, as far as there is
 /// something. Returns the bytes copied.
-pub(super) fn gather(into: &mut [u8], head: &[u8], tail: &[u8], at: usize) -> usize {
-    let from_head = head.get(at..).unwrap_or_default();
-    let first = from_head.len().min(into.len());
-    let (low, high) = into.split_at_mut(first);
-    low.copy_from_slice(&from_head[..first]);
-    let from_tail = tail
-        .get((at + first).saturating_sub(head.len())..)
-        .unwrap_or_default();
-    let second = from_tail.len().min(high.len());
-    high[..second].copy_from_slice(&from_tail[..second]);
-    first + second
+pub(super) fn gather(mut into: &mut [u8], parts: [&[u8]; PARTS], mut at: usize) -> usize {
+    let wanted = into.len();
+    for part in parts {
+        let here = part.get(at..).unwrap_or_default();
+        let (now, later) = into.split_at_mut(here.len().min(into.len()));
+        now.copy_from_slice(&here[..now.len()]);
+        into = later;
+        at = at.saturating_sub(part.len());
+    }
+    wanted - into.len()
 }
 
 #[cfg(test)]
@@ -118,19 +129,25 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_gathered_across_the_end_of_the_buffer() {
+    fn bytes_are_gathered_across_the_ends_of_the_parts() {
         let all: Vec<u8> = (0..100).collect();
-        for cut in [0, 1, 40, 99, 100] {
-            let (head, tail) = all.split_at(cut);
+        let cuts = [0, 1, 40, 99, 100];
+        for (first, second) in cuts.iter().flat_map(|one| cuts.map(|two| (*one, two))) {
+            let (head, tail) = all.split_at(first.max(second));
+            let (head, middle) = head.split_at(first.min(second));
             for at in 0..=100 {
                 for len in [0, 1, 30, 100] {
                     let mut into = vec![0xff; len];
-                    let found = gather(&mut into, head, tail, at);
+                    let found = gather(&mut into, [head, middle, tail], at);
                     assert_eq!(into[..found], all[at..(at + len).min(100)]);
                     assert_eq!(found, len.min(100 - at));
                 }
             }
         }
-        assert_eq!(gather(&mut [0; 9], &[1], &[2], 3), 0, "behind the end");
+        assert_eq!(
+            gather(&mut [0; 9], [&[1], &[2], &[]], 3),
+            0,
+            "behind the end"
+        );
     }
 }

@@ -22,10 +22,10 @@ pub struct RxOptions {
     /// Bytes of a buffer; longer packets are truncated, coalesced or not. 1 to
     /// the page size.
     pub buf_size: usize,
-    /// Let the kernel coalesce packets of one flow (`UDP_GRO`). The ring takes
-    /// them apart again: each is copied into a fragment of its own size, out of
-    /// up to 64 KiB that the ring keeps for this. Costs that, and 64 KiB of
-    /// addresses for each slot. Without effect where the kernel cannot, and
+    /// Let the kernel coalesce packets of one flow (`UDP_GRO`). They are taken
+    /// apart again, each copied into a fragment of its own size: when its batch is
+    /// opened, or at once out of up to 64 KiB that the ring keeps for this. Costs
+    /// that, and 64 KiB of addresses for each slot. Without effect where the kernel cannot, and
     /// where another ring on the socket has decided
     /// ([`RxRing::gro`](crate::net::RxRing::gro) tells).
     pub gro: bool,

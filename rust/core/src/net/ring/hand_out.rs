@@ -1,0 +1,212 @@
+//! From where messages landed into a batch: looked over, begun one by one, kept as
+//! they lie or copied out.
+
+use std::os::fd::AsFd;
+
+use super::message::{Message, gather, packets};
+use super::{Footing, RxRing};
+use crate::mem::{FragMut, PageFragCache, drop_many};
+use crate::net::batch::RxBatch;
+use crate::net::facts::RxOrigin;
+
+impl<S: AsFd> RxRing<S> {
+    /// Learns from the messages that came, and returns how many packets they are.
+    pub(super) fn look_over(&mut self) -> usize {
+        let Some(landing) = &mut self.landing else {
+            return self.came;
+        };
+        let before = match self.footing {
+            Footing::Buffers => self.options.buf_size,
+            Footing::Berths => self.berths.room(),
+            Footing::Nothing => 0,
+        };
+        let (mut sum, mut most, mut largest) = (0, 0, (0, 0));
+        for index in 0..self.came {
+            let wire_len = self.messages.wire_len(index);
+            landing.touch(index, landing.pages_for(wire_len.saturating_sub(before)));
+            let segment = self.messages.notes(index).segment;
+            let packets = packets(wire_len, segment);
+            most = most.max(packets);
+            sum += packets;
+            largest = largest.max((wire_len, segment.unwrap_or(0)));
+        }
+        if self.came > 0 {
+            let behind = largest.0.saturating_sub(self.options.buf_size);
+            self.guess.learn(landing.pages_for(behind), most, largest);
+        }
+        sum
+    }
+
+    /// Hands out what has come, the oldest first: nothing overtakes what waits.
+    pub(super) fn hand_out(&mut self, cache: &mut PageFragCache, max: usize, batch: &mut RxBatch) {
+        while batch.len() < max {
+            let Some(message) = self.begun.take().or_else(|| self.begin_next()) else {
+                break;
+            };
+            self.tell_origin(&message, batch);
+            if self.footing == Footing::Buffers && !message.is_joined() {
+                self.hand_out_alone(cache, &message, batch);
+            } else if !self.hand_out_whole(&message, max, batch) {
+                self.hand_out_copies(cache, message, max, batch);
+            }
+        }
+        if !self.has_pending() {
+            self.settle(cache);
+        }
+    }
+
+    /// Nothing waits any more: what was lent to messages is the ring's again, and
+    /// what is not going to be used soon goes back.
+    fn settle(&mut self, cache: &mut PageFragCache) {
+        self.armed.append(&mut self.again);
+        let Some(landing) = &mut self.landing else {
+            return;
+        };
+        landing.settle(self.emptied);
+        let (largest, step) = self.guess.largest();
+        let keeps = self.expects_to_keep(largest, step);
+        // Super-buffers need few buffers for many packets, and those that stay none.
+        let enough = self.messages_for(self.messages.slots());
+        let buffers = if keeps { 0 } else { enough };
+        let berths = match (keeps, self.emptied) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => enough,
+        };
+        let less = self.berths.settle(berths);
+        if self.armed.len() > 2 * buffers {
+            drop_many(self.armed.drain(..self.armed.len() - buffers));
+            cache.trim();
+        } else if less && !keeps {
+            cache.trim();
+        }
+    }
+
+    fn begin_next(&mut self) -> Option<Message> {
+        if self.next == self.came {
+            return None;
+        }
+        let index = self.next;
+        self.next += 1;
+        let notes = self.messages.notes(index);
+        self.drops = notes.drops.map_or(self.drops, |now| self.drops.seen(now));
+        let message = Message::new(self.messages.wire_len(index), notes.segment);
+        if message.is_joined() {
+            self.stats
+                .count_super_buffer(message.left() as u64, message.wire_len as u64);
+        }
+        Some(message)
+    }
+
+    /// Notes where the packets of the message that was begun last came from.
+    fn tell_origin(&self, message: &Message, batch: &mut RxBatch) {
+        let notes = self.messages.notes(self.next - 1);
+        batch.facts_mut().begin(RxOrigin {
+            name: self.messages.name(self.next - 1),
+            timestamp: notes.timestamp,
+            interface: notes.interface,
+            segment: message.is_joined(),
+        });
+    }
+
+    /// A packet that came alone, in the last armed buffer.
+    fn hand_out_alone(
+        &mut self,
+        cache: &mut PageFragCache,
+        message: &Message,
+        batch: &mut RxBatch,
+    ) {
+        let Some(buffer) = self.armed.pop() else {
+            return;
+        };
+        let stored = message.wire_len.min(buffer.len());
+        let frag = self.store(cache, buffer, stored);
+        batch.push(frag, stored, message.wire_len, self.page_size);
+    }
+
+    /// The fragment in which the first `len` bytes of `buffer` stay.
+    ///
+    /// A small packet for which there is no memory stays in its buffer: that
+    /// needs none. Neither is cut here: most go back as they are, and their pages
+    /// with them.
+    fn store(&mut self, cache: &mut PageFragCache, buffer: FragMut, len: usize) -> FragMut {
+        if len <= self.options.copybreak
+            && let Ok(mut small) = cache.alloc(len.max(1))
+        {
+            small[..len].copy_from_slice(&buffer[..len]);
+            self.again.push(buffer);
+            return small;
+        }
+        buffer
+    }
+
+    /// All packets of a super-buffer that is as expected, where they landed. False if
+    /// it is not, or is too many: then nothing has happened.
+    fn hand_out_whole(&mut self, message: &Message, max: usize, batch: &mut RxBatch) -> bool {
+        let (step, page_size) = (message.step(), self.page_size);
+        let fits = message.is_whole() && message.left() <= max - batch.len();
+        if self.footing != Footing::Berths || !fits || step > self.options.buf_size {
+            return false;
+        }
+        let Some(parts) = self.berths.keep(message.wire_len, step, page_size) else {
+            return false;
+        };
+        for (part, len) in parts {
+            batch.push_landed(part, len, step, page_size);
+        }
+        true
+    }
+
+    /// The packets of a message, each in a fragment of its own; what is more than
+    /// `max` waits.
+    fn hand_out_copies(
+        &mut self,
+        cache: &mut PageFragCache,
+        mut message: Message,
+        max: usize,
+        batch: &mut RxBatch,
+    ) {
+        let landing = self.landing.as_ref();
+        // Without one, somebody else has the kernel coalesce: what a buffer has is there.
+        let found_room = self.footing != Footing::Nothing || landing.is_some();
+        let slot = landing.map_or(&[][..], |landing| landing.slot(self.next - 1));
+        let parts = match self.footing {
+            Footing::Buffers => [self.armed.last().map_or(&[][..], |one| one), slot, &[]],
+            Footing::Berths => {
+                let [first, second] = self.berths.parts();
+                [first, second, slot]
+            }
+            Footing::Nothing => [slot, &[], &[]],
+        };
+        while batch.len() < max
+            && let Some(part) = message.next_part()
+        {
+            // As far as a buffer would have had room for it.
+            let len = part.len.min(self.options.buf_size);
+            if found_room && let Ok(mut frag) = cache.alloc(len.max(1)) {
+                let found = gather(&mut frag[..len], parts, part.at);
+                batch.push(frag, found, part.len, self.page_size);
+            } else {
+                self.stats.rx_alloc_fail += 1;
+                batch.discard(1);
+            }
+        }
+        if message.left() > 0 {
+            self.begun = Some(message);
+        } else {
+            match self.footing {
+                Footing::Buffers => self.again.extend(self.armed.pop()),
+                Footing::Berths => self.berths.leave(),
+                Footing::Nothing => {}
+            }
+        }
+    }
+
+    pub(super) fn count(&mut self, batch: &RxBatch) {
+        let (bytes, truncated) = batch.facts().sums();
+        self.stats.rx_packets += batch.len() as u64;
+        self.stats.rx_bytes += bytes;
+        self.stats.truncated += truncated;
+        self.stats.count_batch(batch.len() as u64);
+    }
+}

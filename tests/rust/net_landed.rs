@@ -1,0 +1,149 @@
+//! What a ring promises about super-buffers that stay where they landed until somebody
+//! opens their batch.
+
+#[allow(dead_code, reason = "each test file uses its own part")]
+mod net;
+
+use net::{Bench, V4, bench_with, default_bench, hoard, one_region, send_segmented};
+use pagefrag::net::{RxBatch, RxOptions};
+use pagefrag_tests::fill;
+
+/// Bytes of a full super-buffer of packets of 1200 bytes, the last but 7 bytes.
+const FULL: usize = 54 * 1200 - 7;
+
+/// The second of two full super-buffers, which stays where it landed, and its bytes.
+fn landed(bench: &mut Bench) -> (RxBatch, Vec<u8>) {
+    let mut bytes = vec![0; FULL];
+    for seed in [1, 2] {
+        fill(&mut bytes, seed);
+        send_segmented(bench, &bytes, 1200);
+        if seed == 1 {
+            assert_eq!(bench.recv_all(54).len(), 54);
+        }
+    }
+    let batch = bench.recv(64);
+    assert_eq!(batch.len(), 54);
+    (batch, bytes)
+}
+
+fn has_landed(batch: RxBatch) -> bool {
+    batch.into_parts().0.is_landed()
+}
+
+#[test]
+fn a_full_super_buffer_stays_where_it_landed_until_its_batch_is_opened() {
+    let Some(mut bench) = default_bench() else {
+        return;
+    };
+    let (batch, bytes) = landed(&mut bench);
+    let expected: Vec<_> = bytes.chunks(1200).collect();
+    let found: Vec<_> = batch.iter().map(|packet| packet.bytes).collect();
+    assert_eq!(found, expected);
+    let each = (0..54).map(|index| batch.get(index).unwrap().bytes);
+    assert_eq!(each.collect::<Vec<_>>(), expected);
+    assert!(batch.get(54).is_none());
+    assert_eq!(batch.facts().lens().sum::<u32>() as usize, FULL);
+    bench.ring.drain();
+    assert_eq!(bench.pool.stats().live_bytes, 64 * 1024, "two pages, whole");
+    let (frags, facts) = batch.open(&mut bench.cache);
+    assert_eq!(
+        bench.pool.stats().live_bytes,
+        54 * 1216,
+        "each its own lines"
+    );
+    for ((frag, fact), expected) in frags.iter().zip(&facts).zip(expected) {
+        assert_eq!(frag[..], *expected);
+        assert_eq!(frag.capacity(), 1216);
+        assert!(frag.is_unique() && fact.is_segment());
+        assert_eq!((fact.page(), fact.offset()), (frag.page(), frag.offset()));
+    }
+}
+
+#[test]
+fn a_batch_that_nobody_opens_goes_back_whole_anywhere() {
+    let Some(mut bench) = default_bench() else {
+        return;
+    };
+    let (batch, _) = landed(&mut bench);
+    assert!(has_landed(batch));
+    let (batch, _) = landed(&mut bench);
+    std::thread::spawn(move || drop(batch)).join().unwrap();
+    bench.ring.drain();
+    assert_eq!(bench.pool.audit().unwrap().live_bytes, 0);
+}
+
+#[test]
+fn without_memory_for_copies_packets_stay_and_none_is_lost() {
+    let Some(mut bench) = bench_with(one_region(32 * 1024), V4, RxOptions::default()) else {
+        return;
+    };
+    for spare in [0, 7 * 1216] {
+        let (batch, bytes) = landed(&mut bench);
+        bench.ring.drain();
+        let mut hoard = hoard(&mut bench.cache, 64);
+        hoard.retain(|frag| frag.capacity() != 1024);
+        let _rest = (spare != 0).then(|| {
+            hoard.swap_remove(0);
+            bench.cache.alloc(32 * 1024 - spare).unwrap()
+        });
+        let before = bench.pool.stats().live_bytes;
+        let (mut frags, facts) = batch.open(&mut bench.cache);
+        assert_eq!((frags.len(), facts.len()), (54, 54));
+        for (index, frag) in frags.iter_mut().enumerate() {
+            assert_eq!(frag[..], bytes[index * 1200..FULL.min((index + 1) * 1200)]);
+            frag.fill(u8::try_from(index).unwrap());
+        }
+        for (index, (frag, fact)) in frags.iter().zip(&facts).enumerate() {
+            assert!(frag.iter().all(|&byte| usize::from(byte) == index));
+            assert_eq!((fact.page(), fact.offset()), (frag.page(), frag.offset()));
+        }
+        drop(frags);
+        assert!(bench.pool.stats().live_bytes <= before - 2 * (32 * 1024 - 64));
+        drop(hoard);
+    }
+    assert_eq!(bench.ring.stats().rx_alloc_fail, 0);
+}
+
+#[test]
+fn what_is_not_as_expected_is_copied_out_and_comes_in_order() {
+    let Some(mut bench) = default_bench() else {
+        return;
+    };
+    let (batch, _) = landed(&mut bench);
+    drop(batch);
+    // Each lands where a full super-buffer of 1200-byte packets was expected.
+    for (seed, (len, segment)) in (0..).zip([
+        (900, 0),
+        (60_000, 1000),
+        (FULL, 1200),
+        (2400, 1200),
+        (FULL, 1200),
+        (65_000, 0),
+        (FULL, 1200),
+        (0, 0),
+    ]) {
+        let mut bytes = vec![0; len];
+        fill(&mut bytes, seed);
+        send_segmented(&bench, &bytes, segment);
+        let size = usize::try_from(segment).unwrap();
+        let all = [bytes.as_slice()];
+        let mut expected: Vec<_> = bytes.chunks(size.max(1)).collect();
+        if segment == 0 {
+            expected = all.to_vec();
+        }
+        let mut seen = 0;
+        while seen < expected.len() {
+            // Not all at once: they wait where they landed.
+            let batch = bench.recv(40);
+            for packet in &batch {
+                let whole = expected[seen];
+                assert_eq!(packet.wire_len(), whole.len());
+                assert_eq!(packet.bytes, &whole[..whole.len().min(2048)]);
+                seen += 1;
+            }
+        }
+        let (batch, _) = landed(&mut bench);
+        assert!(has_landed(batch));
+    }
+    assert_eq!(bench.ring.stats().rx_alloc_fail, 0);
+}
