@@ -2,7 +2,7 @@
 //! whoever reads the batch as arrays creates none.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use pagefrag::LocalCache;
 use pagefrag::net::{RxBatch, RxFact, RxFacts, Source};
@@ -13,6 +13,7 @@ use pyo3::types::{PyList, PySlice, PyTuple};
 use crate::batch_arrow::Layout;
 use crate::error::{index as out_of_range, released};
 use crate::loan::Loan;
+use crate::locked::{Locked, Refused};
 use crate::made::{self, Number, Text, guarded};
 use crate::memory::{self, Memory};
 use crate::numbers::{Kind, Numbers};
@@ -43,7 +44,7 @@ pub(crate) struct Batch {
     /// the kernel had joined it was moved when the batch was opened. Set under the lock.
     moved: OnceLock<Box<[(usize, u32)]>>,
     /// `None` after release. Under the lock objects are made, which runs no Python code.
-    places: Mutex<Option<Places>>,
+    places: Locked<Places>,
     discarded: u64,
 }
 
@@ -59,7 +60,7 @@ impl Batch {
         Self {
             facts,
             moved: OnceLock::new(),
-            places: Mutex::new(Some(places)),
+            places: Locked::new(places),
             discarded,
         }
     }
@@ -69,18 +70,19 @@ impl Batch {
         self.facts.is_empty() && self.discarded == 0
     }
 
-    fn places(&self) -> MutexGuard<'_, Option<Places>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs `f` with the places of the packets, each a fragment of its own by now.
-    fn opened<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Places) -> PyResult<R>) -> PyResult<R> {
+    /// Runs `how`, which runs no Python code, with the places of the packets, each a fragment of
+    /// its own by now.
+    fn opened<R>(
+        &self,
+        py: Python<'_>,
+        how: impl FnOnce(&mut Places) -> Result<R, Refused>,
+    ) -> PyResult<R> {
         // Runs Python code, the first time on a thread.
         thread_end::watch(py)?;
-        let mut places = self.places();
-        let places = places.as_mut().ok_or_else(|| released("batch"))?;
-        self.open(places);
-        f(places)
+        self.places.with(|places| {
+            self.open(places);
+            how(places)
+        })
     }
 
     fn open(&self, places: &mut Places) {
@@ -94,9 +96,11 @@ impl Batch {
     /// unopened as they were.
     fn spots<N>(&self, py: Python<'_>, number: impl Fn(usize, u32) -> N) -> PyResult<Vec<N>> {
         thread_end::watch(py)?;
-        if let Some(places) = self.places().as_mut() {
-            self.open(places);
-        }
+        self.places.look(|places| {
+            if let Some(places) = places {
+                self.open(places);
+            }
+        });
         Ok(match self.moved.get() {
             Some(moved) => moved.iter().map(|&(page, at)| number(page, at)).collect(),
             None => self.each(|fact| number(fact.page(), short(fact.offset()))),
@@ -124,8 +128,8 @@ impl Batch {
 
     fn shared(&self, py: Python<'_>) -> PyResult<Vec<Memory>> {
         self.opened(py, |places| {
-            let shared: PyResult<_> = places.each().iter().map(|place| place.share(py)).collect();
-            places.frozen = shared.is_ok() || places.frozen;
+            let shared = places.shares(py);
+            places.frozen |= shared.is_ok();
             shared
         })
     }
@@ -141,9 +145,7 @@ impl Batch {
 
     /// Each packet's memory, for who sends it: what is written meanwhile may be sent.
     pub(crate) fn parts(&self, py: Python<'_>) -> PyResult<Vec<Memory>> {
-        self.opened(py, |places| {
-            places.each().iter().map(|place| place.share(py)).collect()
-        })
+        self.opened(py, |places| places.shares(py))
     }
 
     /// Who sent each packet; `None` where that is no address of IP.
@@ -154,7 +156,7 @@ impl Batch {
 
     fn give_up(&self) {
         // Out of the lock first: dropping fragments that Python made may free them.
-        let places = self.places().take();
+        let places = self.places.look(Option::take);
         let mut made = Vec::new();
         memory::drop_many(
             places
@@ -432,8 +434,11 @@ impl Batch {
     /// >>> empty_batch.__sizeof__() < 1000
     /// True
     fn __sizeof__(&self, py: Python<'_>) -> Number {
-        let places = self.places();
-        let memory = places.as_ref().map_or(0, |places| places.footprint(py));
+        let footprint = |places: &mut Option<Places>| {
+            let places = places.as_ref();
+            places.map_or(0, |places| places.footprint(py))
+        };
+        let memory = self.places.look(footprint);
         Number(size_of::<Self>() + self.facts.footprint() + memory)
     }
 
@@ -492,7 +497,7 @@ impl Batch {
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
-        if slf.get().places().is_none() {
+        if slf.get().places.is_taken() {
             return Err(released("batch"));
         }
         Ok(slf)
@@ -504,7 +509,7 @@ impl Batch {
     }
 
     fn __repr__(&self) -> Text {
-        let state = if self.places().is_none() {
+        let state = if self.places.is_taken() {
             " released"
         } else {
             ""

@@ -4,7 +4,7 @@
 //! `object` below it and `fragment_type` above), `netdev`, `napi`, `skb`, `ring`, `batch` (with
 //! `numbers`, `place`, `sender`, `batch_arrow`, `batch_numpy` and `batch_pickle`), `tx` (with `held` and `destination`). Rules that they
 //! share: `args` (what is accepted as a number), `arrow` (Arrow's structures), `error` (how errors
-//! cross), `gate` (who is inside a fragment), `memory` (a fragment's bytes), `pickle`, `shares` and `loan`
+//! cross), `gate` (who is inside a fragment), `locked` (values behind a lock), `memory` (a fragment's bytes), `pickle`, `shares` and `loan`
 //! (all of a batch's), `buffer` (bytes lent and borrowed), `deadline` (how long a call waits), `home` (the default cache), `siblings` (a pool's), `made`
 //! (numbers, strings and bytes for Python), `sock` (the user's socket), `stats`, `thread_end`, `unclosed` (rings
 //! that nobody closed), `vessel` (the objects' own memory). Calls go down; the house test holds that.
@@ -30,6 +30,7 @@ mod gate;
 mod held;
 mod home;
 mod loan;
+mod locked;
 mod made;
 mod memory;
 mod napi;

@@ -40,9 +40,9 @@ impl NapiCache {
         &self,
         how: impl FnOnce(&mut net::NapiContext<'_>) -> Result<R, Error>,
     ) -> PyResult<Option<R>> {
-        let mut core = self.core();
-        let mut context = core.context().map_err(out_of_context)?;
-        match how(&mut context) {
+        // Out of the lock before an exception is made, which can run Python code.
+        let called = self.core().context().map(|mut context| how(&mut context));
+        match called.map_err(out_of_context)? {
             Ok(made) => Ok(Some(made)),
             Err(Error::Exhausted | Error::OutOfMemory) => Ok(None),
             Err(mistake) => Err(from_core(mistake)),
@@ -232,22 +232,24 @@ impl NapiPoll {
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
         let this = slf.get();
-        if this.state.load(Ordering::Relaxed) != AHEAD {
-            return Err(out_of_context("a poll is entered once"));
-        }
         thread_end::watch(slf.py())?;
-        this.cache
-            .get()
-            .core()
-            .enter(this.budget)
-            .map_err(out_of_context)?;
-        this.state.store(RUNNING, Ordering::Relaxed);
+        // Of two threads one is first. Relaxed: a right, with which nothing is read.
+        this.state
+            .compare_exchange(AHEAD, RUNNING, Ordering::Relaxed, Ordering::Relaxed)
+            .map_err(|_| out_of_context("a poll is entered once"))?;
+        // Out of the lock before an exception is made, here and below.
+        let entered = this.cache.get().core().enter(this.budget);
+        if entered.is_err() {
+            this.state.store(AHEAD, Ordering::Relaxed);
+        }
+        entered.map_err(out_of_context)?;
         Ok(slf)
     }
 
     #[pyo3(signature = (*_args))]
     fn __exit__(&self, _args: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.cache()?.core().leave().map_err(out_of_context)?;
+        let left = self.cache()?.core().leave();
+        left.map_err(out_of_context)?;
         self.state.store(OVER, Ordering::Relaxed);
         Ok(())
     }

@@ -177,16 +177,43 @@ pub(crate) unsafe fn make_raw(memory: impl Into<Memory>, readonly: bool) -> *mut
     }
 }
 
+/// A new `Fragment`; `None` with `MemoryError` set. Runs no Python code.
+pub(crate) fn try_make(
+    py: Python<'_>,
+    memory: impl Into<Memory>,
+    readonly: bool,
+) -> Option<Bound<'_, PyAny>> {
+    // SAFETY: `py` says that we are attached.
+    let object = unsafe { make_raw(memory, readonly) };
+    // SAFETY: a new reference, or null.
+    unsafe { Bound::from_owned_ptr_or_opt(py, object) }
+}
+
 /// A new `Fragment`.
 pub(crate) fn make(
     py: Python<'_>,
     memory: impl Into<Memory>,
     readonly: bool,
 ) -> PyResult<Bound<'_, PyAny>> {
-    // SAFETY: `py` says that we are attached.
-    let object = unsafe { make_raw(memory, readonly) };
-    // SAFETY: a new reference, or null with the error set.
-    unsafe { Bound::from_owned_ptr_or_err(py, object) }
+    try_make(py, memory, readonly).ok_or_else(|| PyErr::fetch(py))
+}
+
+/// Whether there may be weak references.
+///
+/// # Safety
+/// - The interpreter is attached.
+/// - `object` is a `Fragment`.
+#[cfg(not(Py_GIL_DISABLED))]
+unsafe fn may_be_watched(object: *mut ffi::PyObject) -> bool {
+    // SAFETY: an object of that layout, written at birth; the interpreter writes it while attached.
+    !unsafe { (*object.cast::<Object>()).weak }.is_null()
+}
+
+/// Without a global lock another thread may be taking its weak reference out of the list right now,
+/// under a lock of the interpreter's: only that lock can tell.
+#[cfg(Py_GIL_DISABLED)]
+unsafe fn may_be_watched(_object: *mut ffi::PyObject) -> bool {
+    true
 }
 
 /// What the type calls for an object that nobody refers to any more.
@@ -195,8 +222,8 @@ pub(crate) fn make(
 /// - The interpreter is attached.
 /// - `object` is a `Fragment` whose last reference is gone; not used after.
 pub(crate) unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: an object of that layout, written at birth; the interpreter writes it while attached.
-    if !unsafe { (*object.cast::<Object>()).weak }.is_null() {
+    // SAFETY: a `Fragment`, by contract.
+    if unsafe { may_be_watched(object) } {
         // SAFETY: attached; the last reference is gone and the object is still whole, which is how
         // the callbacks of weak references are to find it.
         unsafe { ffi::PyObject_ClearWeakRefs(object) };

@@ -6,8 +6,8 @@ use pagefrag::net::{RxFacts, RxFrags};
 use pagefrag::{FragMut, LocalCache};
 use pyo3::prelude::*;
 
-use crate::error::released;
-use crate::fragment;
+use crate::gate::Refusal;
+use crate::locked::{Known, Refused};
 use crate::memory::Memory;
 use crate::object::{self, This};
 
@@ -27,29 +27,35 @@ impl Place {
         &mut self,
         py: Python<'py>,
         readonly: bool,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    ) -> Result<Bound<'py, PyAny>, Refused> {
         if let Self::Made(made) = self {
             return Ok(made.bind(py).clone());
         }
         match replace(self, Self::Lost) {
             Self::Raw(memory) => {
-                let made = object::make(py, memory, readonly)?;
+                let made = object::try_make(py, memory, readonly).ok_or(Refused::Raised)?;
                 *self = Self::Made(made.clone().unbind());
                 Ok(made)
             }
-            _ => Err(released("fragment")),
+            _ => Err(Refused::Fragment(Refusal::Shut)),
         }
     }
 
     /// The memory for another holder; not of a fragment that was released.
-    pub(crate) fn share(&self, py: Python<'_>) -> PyResult<Memory> {
+    fn share(&self, py: Python<'_>) -> Result<Memory, Refused> {
         match self {
             Self::Raw(memory) => Ok(memory.share()),
             Self::Made(made) => {
-                let this = This::cast(made.bind(py))?;
-                Ok(fragment::enter(this)?.share())
+                let refusal = match This::cast(made.bind(py)) {
+                    Ok(this) => match this.body.gate.enter() {
+                        Ok(inside) => return Ok(inside.share()),
+                        Err(refusal) => refusal,
+                    },
+                    Err(_) => Refusal::Shut,
+                };
+                Err(Refused::Fragment(refusal))
             }
-            Self::Lost => Err(released("fragment")),
+            Self::Lost => Err(Refused::Fragment(Refusal::Shut)),
         }
     }
 
@@ -72,6 +78,10 @@ pub(crate) struct Places {
     /// Whether somebody shares all of it and relies on nobody writing: fragments that are made
     /// from then on are read-only.
     pub(crate) frozen: bool,
+}
+
+impl Known for Places {
+    const NOUN: &'static str = "batch";
 }
 
 enum Each {
@@ -120,6 +130,11 @@ impl Places {
             Each::Opened(each) => each,
             Each::Fresh(..) => &mut [],
         }
+    }
+
+    /// The memory of each packet for another holder.
+    pub(crate) fn shares(&mut self, py: Python<'_>) -> Result<Vec<Memory>, Refused> {
+        self.each().iter().map(|place| place.share(py)).collect()
     }
 
     /// The places if there are any; without, the memory goes back.

@@ -2,14 +2,14 @@
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use pagefrag::{Error, FragMut, LocalCache};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::buffer::lend;
-use crate::error::{from_core, released, viewed};
+use crate::error::{from_core, released};
+use crate::locked::{Known, Locked, Refused};
 use crate::made::{Number, Text};
 use crate::{args, object};
 
@@ -27,40 +27,38 @@ use crate::{args, object};
 #[pyclass(frozen, module = "pagefrag")]
 pub(crate) struct Reservation {
     cache: LocalCache,
-    room: Mutex<Option<FragMut>>,
+    room: Locked<FragMut>,
     /// Views of the room. Counted up only with `room` locked.
     views: AtomicUsize,
+}
+
+impl Known for FragMut {
+    const NOUN: &'static str = "reservation";
 }
 
 impl Reservation {
     pub(crate) fn new(cache: LocalCache, room: FragMut) -> Self {
         Self {
             cache,
-            room: Mutex::new(Some(room)),
+            room: Locked::new(room),
             views: AtomicUsize::new(0),
         }
     }
 
     fn look<R>(&self, how: impl FnOnce(&mut FragMut) -> R) -> PyResult<R> {
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        room.as_mut()
-            .map(how)
-            .ok_or_else(|| released("reservation"))
+        self.room.with(|room| Ok(how(room)))
     }
 
     /// Takes the room out if `may` agrees; `None` when it is gone already.
     fn take(&self, may: impl FnOnce(&FragMut) -> Result<(), Error>) -> PyResult<Option<FragMut>> {
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        // Acquire: partner of the Release in `__releasebuffer__`; what was written through the
-        // view is in the fragment.
-        let views = self.views.load(Ordering::Acquire);
-        if views > 0 {
-            return Err(viewed("reservation", views));
-        }
-        if let Some(room) = room.as_ref() {
-            may(room).map_err(from_core)?;
-        }
-        Ok(room.take())
+        self.room.take_if(|room| {
+            // Acquire: partner of the Release in `__releasebuffer__`; what was written through the
+            // view is in the fragment.
+            match self.views.load(Ordering::Acquire) {
+                0 => may(room).map_err(Refused::Core),
+                views => Err(Refused::Viewed(views)),
+            }
+        })
     }
 }
 

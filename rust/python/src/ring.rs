@@ -209,6 +209,8 @@ impl RxRing {
     fn take_out(&self) -> PyResult<Taken<'_>> {
         let mut state = self.state();
         if state.is_closed() {
+            // First: making an exception can run Python code.
+            drop(state);
             return Err(closed());
         }
         let (before, process) = (state.last, process::id());
@@ -220,7 +222,9 @@ impl RxRing {
             now.rx_hw_drop_overruns = now.rx_hw_drop_overruns.max(before.rx_hw_drop_overruns);
             state.last = now;
         }
-        match std::mem::replace(&mut state.place, Place::Out(process)) {
+        let place = std::mem::replace(&mut state.place, Place::Out(process));
+        drop(state);
+        match place {
             Place::Here(core) => Ok(Taken {
                 home: self,
                 core: Some(core),
@@ -268,11 +272,14 @@ impl RxRing {
     /// slice, also if the ring is closed meanwhile.
     fn begin_wait(&self, first: bool) -> PyResult<Arc<OwnedFd>> {
         let mut state = self.state();
-        let core = state.core().ok_or_else(closed)?;
-        if first {
-            core.ring.note_wait();
-        }
-        Ok(Arc::clone(core.ring.socket()))
+        let socket = state.core().map(|core| {
+            if first {
+                core.ring.note_wait();
+            }
+            Arc::clone(core.ring.socket())
+        });
+        drop(state);
+        socket.ok_or_else(closed)
     }
 }
 
@@ -440,6 +447,7 @@ impl RxRing {
         let mut awaited = self.awaited();
         let taken = awaited.as_ref();
         if told.is_some() && taken.is_some_and(|(process, _)| *process == process::id()) {
+            drop(awaited);
             return Err(out_of_context("another task is waiting for this ring"));
         }
         let before = std::mem::replace(&mut *awaited, told.map(|told| (process::id(), told)));

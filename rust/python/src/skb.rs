@@ -6,7 +6,6 @@
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use pagefrag::{Error, Frag, FragMut, net};
 use pyo3::exceptions::PyTypeError;
@@ -15,7 +14,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyMemoryView, PyTuple};
 
 use crate::buffer::{Lent, lend, lends};
-use crate::error::{from_core, released, value, viewed};
+use crate::error::{from_core, released, value};
+use crate::locked::{Known, Locked, Refused};
 use crate::made::{self, Number, Text};
 use crate::object::This;
 use crate::{args, fragment, home, object};
@@ -31,44 +31,47 @@ use crate::{args, fragment, home, object};
 #[pyclass(frozen, weakref, module = "pagefrag")]
 pub(crate) struct SkBuff {
     /// Locked for the length of one core call; no Python code runs under it.
-    core: Mutex<Option<net::SkBuff>>,
+    core: Locked<net::SkBuff>,
     /// Views of the linear part. Counted up only with `core` locked.
     views: AtomicUsize,
     /// Those among them that may write. Counted up only with `core` locked.
     writable: AtomicUsize,
 }
 
+impl Known for net::SkBuff {
+    const NOUN: &'static str = "skb";
+}
+
 impl SkBuff {
     pub(crate) fn new(core: net::SkBuff) -> Self {
         Self {
-            core: Mutex::new(Some(core)),
+            core: Locked::new(core),
             views: AtomicUsize::new(0),
             writable: AtomicUsize::new(0),
         }
     }
 
     fn with<R>(&self, how: impl FnOnce(&mut net::SkBuff) -> R) -> PyResult<R> {
-        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        core.as_mut().map(how).ok_or_else(|| released("skb"))
+        self.core.with(|core| Ok(how(core)))
     }
 
     fn try_with<R>(&self, how: impl FnOnce(&mut net::SkBuff) -> Result<R, Error>) -> PyResult<R> {
-        self.with(how)?.map_err(from_core)
+        self.core.with(|core| how(core).map_err(Refused::Core))
     }
 
     /// The same for what moves the linear part: not while it is looked at.
     fn try_moving<R>(&self, how: impl FnOnce(&mut net::SkBuff) -> Result<R, Error>) -> PyResult<R> {
-        self.with(|core| {
+        self.core.with(|core| {
             self.unseen()?;
-            how(core).map_err(from_core)
-        })?
+            how(core).map_err(Refused::Core)
+        })
     }
 
-    fn unseen(&self) -> PyResult<()> {
+    fn unseen(&self) -> Result<(), Refused> {
         // Acquire: partner of the Release in `__releasebuffer__`.
         match self.views.load(Ordering::Acquire) {
             0 => Ok(()),
-            views => Err(viewed("skb", views)),
+            views => Err(Refused::Viewed(views)),
         }
     }
 
@@ -82,14 +85,13 @@ impl SkBuff {
 
     /// Takes the packet out; the object is released by it.
     pub(crate) fn take(&self) -> PyResult<net::SkBuff> {
-        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        self.unseen()?;
-        core.take().ok_or_else(|| released("skb"))
+        let taken = self.core.take_if(|_| self.unseen())?;
+        taken.ok_or_else(|| released("skb"))
     }
 
     /// Puts a packet back that `take` took.
     fn give_back(&self, packet: net::SkBuff) {
-        *self.core.lock().unwrap_or_else(PoisonError::into_inner) = Some(packet);
+        self.core.look(|core| *core = Some(packet));
     }
 }
 
@@ -300,13 +302,13 @@ impl SkBuff {
     /// >>> skb.clone().tobytes()
     /// b'hello'
     fn clone(&self) -> PyResult<Self> {
-        self.with(|core| {
+        self.core.with(|core| {
             // Acquire: partner of the Release in `__releasebuffer__`.
             match self.writable.load(Ordering::Acquire) {
                 0 => Ok(Self::new(core.clone_skb())),
-                views => Err(viewed("skb", views)),
+                views => Err(Refused::Viewed(views)),
             }
-        })?
+        })
     }
 
     /// Copies all data into one linear part, its own.
@@ -389,12 +391,8 @@ impl SkBuff {
     ///
     /// >>> netdev_alloc_skb(100).release()
     fn release(&self) -> PyResult<()> {
-        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        self.unseen()?;
-        let packet = core.take();
-        drop(core);
-        drop(packet);
-        Ok(())
+        // Dropped here, with the lock given back.
+        self.core.take_if(|_| self.unseen()).map(drop)
     }
 
     fn __len__(&self) -> PyResult<usize> {

@@ -229,12 +229,15 @@ impl TxRing {
     fn take_out(&self) -> PyResult<Taken<'_>> {
         let mut state = self.state();
         if state.is_closed() {
+            // First: making an exception can run Python code.
+            drop(state);
             return Err(closed());
         }
         state.seen();
         let place = std::mem::replace(&mut state.place, Place::Out(process::id()));
         let Place::Here(core) = place else {
             state.place = place;
+            drop(state);
             return Err(out_of_context("another call is sending on this ring"));
         };
         Ok(Taken {
@@ -287,15 +290,18 @@ impl TxRing {
     /// Notes the `first` slice of a wait, and gives the descriptor: ours for the length of the
     /// slice, also if the ring is closed meanwhile.
     fn begin_wait(&self, first: bool) -> PyResult<Arc<OwnedFd>> {
-        match &mut self.state().place {
+        let mut state = self.state();
+        let socket = match &mut state.place {
             Place::Here(core) => {
                 if first {
                     core.ring.note_wait();
                 }
-                Ok(Arc::clone(core.ring.socket()))
+                Some(Arc::clone(core.ring.socket()))
             }
-            Place::Out(_) | Place::Closed => Err(closed()),
-        }
+            Place::Out(_) | Place::Closed => None,
+        };
+        drop(state);
+        socket.ok_or_else(closed)
     }
 
     /// The core, for good.
