@@ -72,9 +72,16 @@ test-py: $(MARKS)/module ## Python: pytest, types, stubs against the module
 
 .PHONY: test-traces
 TRACE := $(TARGET)/quick/release/trace
-test-traces: $(MARKS)/module ## both languages and both models run the same traces: equal logs, byte for byte
+FAULTS_LIBRARY := $(TARGET)/quick/release/libpagefrag_faults.so
+EXECUTORS := LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $(BIN)/python tests/campaigns/traces.py
+.PHONY: trace-programs
+trace-programs: $(MARKS)/module
 	$(QUICK_LINK) $(CARGO) build --locked --release -p pagefrag-tests --bin trace
-	$(BIN)/python tests/campaigns/traces.py compare $(TRACE) 1 300 100
+	$(QUICK_LINK) $(CARGO) build --locked --release -p pagefrag-faults
+
+test-traces: trace-programs ## both languages and both models run the same traces: equal logs, byte for byte
+	$(EXECUTORS) replay $(TRACE) tests/traces/corpus
+	$(EXECUTORS) compare $(TRACE) 1 300 100
 
 .PHONY: lint
 lint: $(MARKS)/venv ## layout and lints of both languages
@@ -122,9 +129,13 @@ forks: $(MARKS)/module ## fork while eight threads are busy, FORKS=10000 times
 .PHONY: fuzz
 SEED ?= 1000000
 TRACES ?= 10000
-fuzz: $(MARKS)/module ## the same with SEED and TRACES of your choice, 200 steps each
-	$(QUICK_LINK) $(CARGO) build --locked --release -p pagefrag-tests --bin trace
-	$(NOTED) "make fuzz SEED=$(SEED) TRACES=$(TRACES)" -- $(BIN)/python tests/campaigns/traces.py compare $(TRACE) $(SEED) $(TRACES) 200
+fuzz: trace-programs ## the same with SEED and TRACES of your choice, 200 steps each
+	$(NOTED) "make fuzz SEED=$(SEED) TRACES=$(TRACES)" -- env $(EXECUTORS) compare $(TRACE) $(SEED) $(TRACES) 200
+
+.PHONY: faults
+FAULT_SECONDS ?= 120
+faults: trace-programs ## each call of the pool to the system fails once and for good; FAULT_SECONDS=120
+	$(NOTED) "make faults FAULT_SECONDS=$(FAULT_SECONDS)" -- env $(EXECUTORS) faults $(TRACE) $(FAULT_SECONDS) tests/traces/corpus
 
 .PHONY: campaign-rings
 campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, off; each checked

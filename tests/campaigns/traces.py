@@ -4,16 +4,20 @@
     python tests/campaigns/traces.py model FILE...
     python tests/campaigns/traces.py compare TRACE_PROGRAM [SEED COUNT STEPS]
     python tests/campaigns/traces.py replay TRACE_PROGRAM FILE_OR_FOLDER...
+    python tests/campaigns/traces.py faults TRACE_PROGRAM SECONDS FILE_OR_FOLDER...
 
 ``TRACE_PROGRAM``, which ``cargo build -p pagefrag-tests --bin trace`` makes, runs the Rust core and
-the model in Rust; here are the Python package and the model in Python.
+the model in Rust; here are the Python package and the model in Python. Traces with faults are run
+with the library of ``tests/faults`` preloaded.
 """
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +95,38 @@ def replay(program: str, places: list[str]) -> int:
     return differ
 
 
+def with_faults(program: str, trace: bytes, name: str) -> tuple[int, int]:
+    """Run *trace* with each call to the system failing that it makes: how many ways, and differ."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(trace)
+        file.flush()
+        lines = [line.split() for line in said_by([program, "faults", file.name]).splitlines()]
+    ways = (
+        (
+            f"{name}, faults={plan}",
+            trace[:3].ljust(3, b"\0") + bytes([int(plan)]) + trace[4:],
+            found,
+        )
+        for _, plan, *found in lines
+    )
+    return len(lines), differing(program, ways)
+
+
+def faults(program: str, seconds: float, places: list[str]) -> int:
+    """Have calls fail in the traces of *places*, then in random ones; how many ways differ."""
+    end = time.monotonic() + seconds
+    corpus = ((name, Path(name).read_bytes()) for name in files_in(places))
+    random = ((f"of seed {seed}", random_trace(seed, 60)) for seed in itertools.count(1))
+    traces = ways = differ = 0
+    for name, trace in itertools.chain(corpus, random):
+        if time.monotonic() > end:
+            break
+        more, wrong = with_faults(program, trace, name)
+        traces, ways, differ = traces + 1, ways + more, differ + wrong
+    print(f"{ways} ways to fail in {traces} traces, four executors, {differ} differ")
+    return differ
+
+
 def main(words: list[str]) -> int:
     """Do what the *words* say."""
     match words:
@@ -105,6 +141,8 @@ def main(words: list[str]) -> int:
             return bool(compare(program, int(seed), int(count), int(steps)))
         case ["replay", program, *places] if places:
             return bool(replay(program, places))
+        case ["faults", program, seconds, *places]:
+            return bool(faults(program, float(seconds), places))
     print(__doc__, file=sys.stderr)
     return 2
 

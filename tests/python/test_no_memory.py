@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -148,3 +149,62 @@ print("lived")
 def test_any_allocation_may_fail(door: str) -> None:
     done = run(PROGRAM, DOORS[door])
     assert (done.returncode, done.stdout) == (0, "lived\n"), done.stderr[-3000:]
+
+
+MAP_ENTRIES = """
+import mmap
+import pagefrag
+
+MIB = 1 << 20
+pool = pagefrag.PagePool(MIB, huge_pages="never")
+cache = pagefrag.PageFragCache(pool)
+frags = [cache.alloc(MIB) for _ in range(16)]
+junk = []
+pool.audit()  # what it imports is there now
+
+def fill():
+    # Neighbours that may not become one: of each two only one can be written.
+    try:
+        while True:
+            prot = mmap.PROT_READ | (mmap.PROT_WRITE if len(junk) % 2 else 0)
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            junk.append(mmap.mmap(-1, mmap.PAGESIZE, flags=flags, prot=prot))
+    except (OSError, MemoryError):
+        pass
+
+fill()
+try:
+    cache.alloc(MIB)
+except MemoryError as error:
+    print(error)
+assert pool.audit().out_of_memory == 1
+# Regions that are neighbours are one entry: to give one back from the middle takes another.
+for frag in frags[4:12]:
+    frag.release()
+cache.drain()
+fill()
+gone = pool.trim()
+stats = pool.audit()
+assert stats.regions_mapped == 8 - gone
+assert stats.pages_free == 8 - 2 * gone
+if stats.pages_free:
+    cache.alloc(MIB).release()
+for entry in junk:
+    entry.close()
+frags += [cache.alloc(MIB) for _ in range(20)]
+for frag in frags:
+    frag.release()
+cache.drain()
+pool.trim()
+assert pool.audit().regions_mapped == 0
+print("lived")
+"""
+
+
+def test_a_process_without_map_entries_is_refused_memory_and_lives_on() -> None:
+    most = int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
+    if most > 300_000:
+        pytest.skip(f"to use up {most} map entries takes too much memory")
+    done = run(MAP_ENTRIES)
+    said = "the operating system gave no memory for a region\nlived\n"
+    assert (done.returncode, done.stdout) == (0, said), done.stderr[-3000:]

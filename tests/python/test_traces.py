@@ -50,8 +50,25 @@ def test_a_trace_ends_with_nothing_left_and_as_the_model_says(seed: int) -> None
     log = engine.log(trace)
     assert log == world.log(trace)
     assert "broken" not in log
-    assert " held=0 live=0 " in log.splitlines()[-1]
-    assert "regions=0" in log.splitlines()[-1]
+    books = log.splitlines()[-3]
+    assert books.startswith("end held=0 live=0 ")
+    assert " regions=0 " in books
+
+
+def test_a_trace_with_faults_is_not_run_where_nothing_can_fail() -> None:
+    trace = random_trace(1, 10)
+    with pytest.raises(RuntimeError, match="LD_PRELOAD"):
+        engine.log(trace[:3] + b"\x09" + trace[4:])
+
+
+def test_the_model_refuses_what_the_system_refuses_and_goes_on_afterwards() -> None:
+    alloc = bytes([0, 0, 0, 0, 0, 0, 0, 0])
+    once = world.log(bytes([0, 0, 0, 1]) + alloc * 2).splitlines()
+    assert once[1] == "0 alloc0 refused: the operating system gave no memory for a region"
+    assert once[2] == "1 alloc0 P0+0 len=1 cap=64 ro=0"
+    kept = world.log(bytes([0, 0, 0, 2 | 8]) + alloc).splitlines()
+    assert kept[-4] == "end regions=0"
+    assert kept[-1] == "after regions=1"
 
 
 def test_the_same_trace_has_the_same_log_twice() -> None:

@@ -12,6 +12,7 @@ REGION = 2 << 20
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
+FAULTS = (None, "map", "unmap", "advise", "ends", None, None, None)
 OPS = (
     "alloc",
     "alloc",
@@ -56,6 +57,27 @@ class Config:
     regions: int
     init_on_alloc: bool
     init_on_free: bool
+    faults: int
+
+    @property
+    def plan(self) -> int:
+        """What fails, as the preloaded library has it."""
+        return self.faults if self.fault else 0
+
+    @property
+    def fault(self) -> str | None:
+        """Which of the pool's calls to the system fails."""
+        return FAULTS[self.faults % 8]
+
+    def hits(self, number: int) -> bool:
+        """Does call *number* fail?"""
+        first = self.faults >> 4
+        return number == first or (number > first and bool(self.faults & 8))
+
+    def __str__(self) -> str:
+        """Return the first line of each log."""
+        init = f"alloc={int(self.init_on_alloc)} free={int(self.init_on_free)}"
+        return f"page={self.page} regions={self.regions} {init} faults={self.plan}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,7 @@ def decode(trace: bytes) -> tuple[Config, Iterator[Step]]:
         regions=head[1] % 4,
         init_on_alloc=bool(head[2] & 1),
         init_on_free=bool(head[2] & 2),
+        faults=head[3],
     )
     body = trace[4:]
     body = body[: len(body) // 8 * 8]
@@ -126,7 +149,7 @@ def digest(text: bytes) -> int:
 
 
 def random_trace(seed: int, steps: int) -> bytes:
-    """Return a trace of so many random *steps* (splitmix64)."""
+    """Return a trace of so many random *steps* without a fault (splitmix64)."""
     state = seed
 
     def following() -> bytes:
@@ -137,4 +160,4 @@ def random_trace(seed: int, steps: int) -> bytes:
         word = (word ^ word >> 27) * 0x94D049BB133111EB & _MASK
         return (word ^ word >> 31).to_bytes(8, "little")
 
-    return following()[:4] + b"".join(following() for _ in range(steps))
+    return following()[:3] + b"\0" + b"".join(following() for _ in range(steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import queue
 import threading
@@ -18,6 +19,15 @@ from .decode import REGION, THREADS, Config, Step, align_of, decode, digest, pat
 R = TypeVar("R")
 NOTHING = "-"
 VIEWED = "refused: viewed"
+
+
+def follow(plan: int) -> None:
+    """Hand the plan of a trace to the preloaded library (``tests/faults``); 0 is none."""
+    loaded = ctypes.CDLL(None)
+    if hasattr(loaded, "pagefrag_faults"):
+        loaded.pagefrag_faults(ctypes.c_uint32(plan))
+    elif plan:
+        raise RuntimeError("a trace with faults is run with LD_PRELOAD=libpagefrag_faults.so")
 
 
 class _Worker:
@@ -109,7 +119,7 @@ class World:
         self.pool = pagefrag.PagePool(
             config.page,
             max_bytes=config.regions * REGION or None,
-            huge_pages="never",
+            huge_pages="auto" if config.fault == "advise" else "never",
             init_on_alloc=config.init_on_alloc,
             init_on_free=config.init_on_free,
         )
@@ -356,7 +366,7 @@ class World:
             f"orphaned={stats.pages_orphaned} free={stats.pages_free} "
             f"returned={stats.pages_returned} regions={stats.regions_mapped} "
             f"peak={stats.regions_peak} exhausted={stats.exhausted} "
-            f"no_memory={stats.out_of_memory}{self.counted(thread)}"
+            f"no_memory={stats.out_of_memory} huge_failed={stats.huge_failed}{self.counted(thread)}"
         )
 
     def cycle(self, thread: int, size: int) -> str:
@@ -460,14 +470,19 @@ class World:
         self.napi.clear()
         yield f"end {self.trim_pool(0)}"
         yield f"end {self.audit(0)}"
+        # After the faults everything works again.
+        follow(0)
+        yield f"after {self.cycle(0, 1)}"
+        self.drain(0, bytes_room=False)
+        yield f"after {self.trim_pool(0)}"
 
 
 def log(trace: bytes) -> str:
     """Run *trace* and return its log."""
     config, steps = decode(trace)
+    follow(config.plan)
     world = World(config)
-    head = f"page={config.page} regions={config.regions} "
-    lines = [head + f"alloc={int(config.init_on_alloc)} free={int(config.init_on_free)}"]
+    lines = [str(config)]
     for number, step in enumerate(steps):
         lines.append(f"{number} {step.op}{step.thread} {world.step(step)}")
     lines.extend(world.end())

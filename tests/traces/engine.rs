@@ -11,7 +11,7 @@ use pagefrag::net::{ContextError, NapiCache, NetdevCache, SkBuff};
 use pagefrag::{Error, Frag, FragMut, Granule, HugePages, LocalCache, PagePool, REGION, RawFrag};
 
 use super::threads::Threads;
-use super::{Config, Op, Step, THREADS, align, decode, digest, size};
+use super::{Config, Fault, Op, Step, THREADS, align, decode, digest, faults, size};
 use crate::fill;
 
 /// What a handle is.
@@ -65,7 +65,10 @@ impl World {
     fn new(config: Config) -> Self {
         let mut builder = PagePool::builder()
             .page_size(config.page)
-            .huge_pages(HugePages::Never)
+            .huge_pages(match config.faults.what() {
+                Fault::Advise => HugePages::Auto,
+                _ => HugePages::Never,
+            })
             .init_on_alloc(config.init_on_alloc)
             .init_on_free(config.init_on_free);
         if config.regions != 0 {
@@ -468,7 +471,8 @@ impl World {
         let counted = self.counted(thread);
         Ok(format!(
             "held={} live={} obtained={} current={} retired={} orphaned={} free={} returned={} \
-             regions={} peak={} exhausted={} no_memory={}{counted}",
+             regions={} peak={} exhausted={} no_memory={} \
+             huge_failed={}{counted}",
             stats.held_bytes,
             stats.live_bytes,
             stats.pages_obtained,
@@ -480,7 +484,8 @@ impl World {
             stats.regions_mapped,
             stats.regions_peak,
             stats.exhausted,
-            stats.out_of_memory
+            stats.out_of_memory,
+            stats.huge_failed
         ))
     }
 
@@ -571,7 +576,14 @@ impl World {
 /// Runs `trace` and returns its log.
 #[must_use]
 pub fn log(trace: &[u8]) -> String {
+    log_and_faults(trace).0
+}
+
+/// The same, and how many of the pool's calls to the system failed.
+#[must_use]
+pub fn log_and_faults(trace: &[u8]) -> (String, u32) {
     let (config, steps) = decode(trace);
+    faults::follow(config.faults.plan());
     let mut world = World::new(config);
     let mut log = config.to_string();
     for (number, step) in steps.into_iter().enumerate() {
@@ -592,5 +604,11 @@ pub fn log(trace: &[u8]) -> String {
     let said = world.trim_pool(0).unwrap_or_else(|said| said);
     let books = world.audit(0).unwrap_or_else(|said| said);
     let _ = writeln!(log, "end {said}\nend {books}");
-    log
+    // After the faults everything works again.
+    let failed = faults::follow(0);
+    let place = world.cycle(0, 1).unwrap_or_else(|said| said);
+    world.caches[0].drain();
+    let said = world.trim_pool(0).unwrap_or_else(|said| said);
+    let _ = writeln!(log, "after {place}\nafter {said}");
+    (log, failed)
 }

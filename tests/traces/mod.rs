@@ -1,12 +1,13 @@
 //! Traces: programs that every executor reads alike (README.md has the format).
 
 mod engine;
+mod faults;
 mod model;
 mod threads;
 
 use std::fmt;
 
-pub use engine::log;
+pub use engine::{log, log_and_faults};
 pub use model::log as model_log;
 
 /// The page sizes that a trace may ask for.
@@ -23,6 +24,52 @@ pub(crate) struct Config {
     pub(crate) regions: usize,
     pub(crate) init_on_alloc: bool,
     pub(crate) init_on_free: bool,
+    pub(crate) faults: Faults,
+}
+
+/// Which of the pool's calls to the system fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Faults(u8);
+
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    /// Mapping a region.
+    Map,
+    /// Unmapping one.
+    Unmap,
+    /// Asking for huge pages.
+    Advise,
+    /// Unmapping what was mapped beside a region to align it.
+    Ends,
+}
+
+impl Faults {
+    pub(crate) fn what(self) -> Fault {
+        match self.0 & 7 {
+            1 => Fault::Map,
+            2 => Fault::Unmap,
+            3 => Fault::Advise,
+            4 => Fault::Ends,
+            _ => Fault::None,
+        }
+    }
+
+    /// Does call `number` fail?
+    pub(crate) fn hits(self, number: usize) -> bool {
+        let first = usize::from(self.0 >> 4);
+        number == first || (number > first && self.0 & 8 != 0)
+    }
+
+    /// As the preloaded library has it.
+    pub(crate) fn plan(self) -> u32 {
+        if self.what() == Fault::None {
+            0
+        } else {
+            self.0.into()
+        }
+    }
 }
 
 /// The first line of each log.
@@ -30,11 +77,12 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "page={} regions={} alloc={} free={}",
+            "page={} regions={} alloc={} free={} faults={}",
             self.page,
             self.regions,
             u8::from(self.init_on_alloc),
-            u8::from(self.init_on_free)
+            u8::from(self.init_on_free),
+            self.faults.plan()
         )
     }
 }
@@ -165,6 +213,7 @@ pub(crate) fn decode(trace: &[u8]) -> (Config, Vec<Step>) {
         regions: usize::from(head(1) % 4),
         init_on_alloc: head(2) & 1 != 0,
         init_on_free: head(2) & 2 != 0,
+        faults: Faults(head(3)),
     };
     let steps = trace.get(4..).unwrap_or_default().as_chunks::<STEP>().0;
     (config, steps.iter().copied().map(step).collect())
@@ -214,8 +263,8 @@ pub(crate) fn align(arg: usize) -> usize {
     }
 }
 
-/// A trace of `steps` random steps. The generator is splitmix64, eight bytes
-/// of a trace at a time.
+/// A trace of `steps` random steps without a fault. The generator is splitmix64,
+/// eight bytes of a trace at a time.
 #[must_use]
 pub fn random(seed: u64, steps: usize) -> Vec<u8> {
     let mut state = seed;
@@ -226,7 +275,8 @@ pub fn random(seed: u64, steps: usize) -> Vec<u8> {
         word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
         (word ^ word >> 31).to_le_bytes()
     };
-    let mut trace = next()[..4].to_vec();
+    let [page, limit, init, ..] = next();
+    let mut trace = vec![page, limit, init, 0];
     for _ in 0..steps {
         trace.extend(next());
     }

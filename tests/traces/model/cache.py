@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .pages import FREE, LINE, TAKEN, Frag, Page, Piece, Shelf, align_up, lines_for
-from .pool import EXHAUSTED, Pool, Refusal
+from .pool import EXHAUSTED, OUT_OF_MEMORY, Pool, Refusal
 
 ZERO_SIZE = "a fragment has at least one byte"
 SIZE_ABOVE_PAGE = "the size is above the page size of the pool"
 BAD_ALIGNMENT = "the alignment is not a power of two up to the page size"
 
+SHORTAGE = (EXHAUSTED, OUT_OF_MEMORY)
 SMALL = 8  # a request of up to this part of a page is small
 TOLL = 32  # steps of the round before a page is taken from the pool
 BYTE_STEPS = 4  # steps of the round at each refill of bytes
@@ -132,11 +133,11 @@ class Cache:
             return
         try:
             page = self._take_page()
-        except Refusal:
+        except Refusal as refusal:
             if self._search_all(need, step):
                 self._bump("reuses")
             elif not self._adopt_any(need, step):
-                self._refuse()
+                self._refuse(refusal)
                 raise
         else:
             self._carve_whole(page, need)
@@ -286,9 +287,12 @@ class Cache:
         page.open(self.shelf, bytewise=self.bytewise)
         return page
 
-    def _refuse(self) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         self._bump("fail")
-        self.pool.exhausted += 1
+        if str(refusal) == EXHAUSTED:
+            self.pool.exhausted += 1
+        else:
+            self.pool.no_memory += 1
 
     # --- the round: how what others freed is found ------------------------------
 
@@ -368,11 +372,11 @@ class Cache:
             return self._begin(page)
         try:
             return self._begin(self._take_page())
-        except Refusal:
+        except Refusal as refusal:
             self._go_all_round()
             page = shelf.take_spare()
             if page is None:
-                self._refuse()
+                self._refuse(refusal)
                 raise
             return self._begin(page)
 
@@ -389,11 +393,11 @@ Table = dict[str, Cache]
 
 
 def ask(table: Table, name: str, call: Callable[[Cache], Frag]) -> Frag:
-    """Ask the cache called *name*; before a pool at its limit says no, all idle pages go back."""
+    """Ask the cache called *name*; before memory that is short is a refusal, idle pages go back."""
     try:
         return call(table[name])
     except Refusal as refusal:
-        if str(refusal) != EXHAUSTED or not give_up_idle(table):
+        if str(refusal) not in SHORTAGE or not give_up_idle(table):
             raise
     return call(table[name])
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 from .pages import AWAY, FREE, LINE, REGION, Frag, Page, Shelf, lines_for
 
 EXHAUSTED = "the pool is at its max_bytes and nothing could be reclaimed"
+OUT_OF_MEMORY = "the operating system gave no memory for a region"
 
 
 class Refusal(Exception):  # noqa: N818 - an outcome, not a fault
@@ -17,14 +18,23 @@ class Refusal(Exception):  # noqa: N818 - an outcome, not a fault
 class Pool:
     """Regions and their pages."""
 
-    def __init__(self, page_size: int, limit: int, *, on_alloc: bool, on_free: bool) -> None:
+    def __init__(
+        self,
+        page_size: int,
+        limit: int,
+        *,
+        on_alloc: bool = False,
+        on_free: bool = False,
+        fails: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self.page_size = page_size
         self.limit = limit  # in regions; 0 is none
         self.on_alloc, self.on_free = on_alloc, on_free
         self.regions: list[list[Page] | None] = []
         self.mapped = self.peak = 0
         self.pages_obtained = self.pages_returned = 0
-        self.exhausted = self.no_memory = 0
+        self.exhausted = self.no_memory = self.huge_failed = 0
+        self.fails = fails  # does the system refuse this call?
 
     def pages(self) -> Iterator[Page]:
         """Yield every page there is, lowest region first."""
@@ -38,6 +48,10 @@ class Pool:
     def _map(self) -> list[Page]:
         if self.limit and self.mapped == self.limit:
             raise Refusal(EXHAUSTED)
+        if self.fails("map"):
+            raise Refusal(OUT_OF_MEMORY)
+        # Without huge pages it goes on, and counts.
+        self.huge_failed += self.fails("advise")
         if None not in self.regions:
             self.regions.append(None)
         number = self.regions.index(None)
@@ -62,7 +76,9 @@ class Pool:
         """Return every region whose pages are all free to the system; say how many."""
         gone = 0
         for number, region in enumerate(self.regions):
-            if region and all(page.role == "free" for page in region):
+            dead = region and all(page.role == "free" for page in region)
+            # A region that the system does not take stays, with its pages.
+            if region and dead and not self.fails("unmap"):
                 self.regions[number] = None
                 self.mapped -= 1
                 self.pages_returned += len(region)

@@ -8,7 +8,7 @@ use super::pages::{
     Count, Frag, LINE, Line, Name, Page, Piece, REGION, Role, SPARES, Shelf, WORTH, class_of,
     lines_for,
 };
-use crate::traces::Config;
+use crate::traces::{Config, Fault};
 
 /// Regions, their pages, and all that was carved.
 #[derive(Debug)]
@@ -23,6 +23,9 @@ pub(super) struct Pool {
     pub(super) pages_returned: usize,
     pub(super) exhausted: usize,
     pub(super) no_memory: usize,
+    pub(super) huge_failed: usize,
+    /// Calls so far of the kind that shall fail; nothing fails any more without.
+    calls: Option<usize>,
 }
 
 impl Index<Name> for Pool {
@@ -52,6 +55,8 @@ impl Pool {
             pages_returned: 0,
             exhausted: 0,
             no_memory: 0,
+            huge_failed: 0,
+            calls: Some(0),
         }
     }
 
@@ -77,10 +82,30 @@ impl Pool {
         }
     }
 
+    /// The system does as it is told from now on.
+    pub(super) fn end_faults(&mut self) {
+        self.calls = None;
+    }
+
+    /// Does the system refuse this call?
+    fn fails(&mut self, what: Fault) -> bool {
+        let faults = self.config.faults;
+        let Some(calls) = self.calls.as_mut().filter(|_| faults.what() == what) else {
+            return false;
+        };
+        *calls += 1;
+        faults.hits(*calls - 1)
+    }
+
     fn map(&mut self) -> Result<Name, Error> {
         if self.config.regions != 0 && self.mapped == self.config.regions {
             return Err(Error::Exhausted);
         }
+        if self.fails(Fault::Map) {
+            return Err(Error::OutOfMemory);
+        }
+        // Without huge pages it goes on, and counts.
+        self.huge_failed += usize::from(self.fails(Fault::Advise));
         let vacant = self.regions.iter().position(Option::is_none);
         let number = vacant.unwrap_or_else(|| {
             self.regions.push(None);
@@ -109,11 +134,15 @@ impl Pool {
     /// many.
     pub(super) fn unmap(&mut self) -> usize {
         let mut gone = 0;
-        for region in &mut self.regions {
-            let dead = |pages: &mut Vec<Page>| pages.iter().all(|page| page.role == Role::Free);
-            if let Some(pages) = region.take_if(dead) {
+        for number in 0..self.regions.len() {
+            let pages = self.regions[number].iter().flatten();
+            let dead = pages.clone().all(|page| page.role == Role::Free);
+            let count = pages.count();
+            // A region that the system does not take stays, with its pages.
+            if count != 0 && dead && !self.fails(Fault::Unmap) {
+                self.regions[number] = None;
                 self.mapped -= 1;
-                self.pages_returned += pages.len();
+                self.pages_returned += count;
                 gone += 1;
             }
         }

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from traces.decode import THREADS, Config, Step, align_of, decode, digest, pattern, size_of
 
-from .cache import ZERO_SIZE, Cache, Table, ask, give_up_idle
+from .cache import SHORTAGE, ZERO_SIZE, Cache, Table, ask, give_up_idle
 from .pages import Frag, Page
-from .pool import EXHAUSTED, Pool, Refusal
+from .pool import Pool, Refusal
 from .skb import Skb, head_bytes
 
 NOTHING = "-"
@@ -34,12 +34,22 @@ class World:
             config.regions,
             on_alloc=config.init_on_alloc,
             on_free=config.init_on_free,
+            fails=self.fails,
         )
+        self.broken = True
+        self.calls = 0  # of the kind that shall fail
         self.tables: list[Table] = [{} for _ in range(THREADS)]
         self.polling = [False] * THREADS
         self.handles: list[_Handle] = []
         self.names: dict[tuple[int, int], int] = {}
         self.seen = 0
+
+    def fails(self, call: str) -> bool:
+        """Does the system refuse *call*?"""
+        if call != self.config.fault or not self.broken:
+            return False
+        self.calls += 1
+        return self.config.hits(self.calls - 1)
 
     def cache(self, thread: int, name: str) -> Table:
         """Return a thread's caches, among them the one called *name*."""
@@ -121,7 +131,7 @@ class World:
         try:
             return call()
         except Refusal as refusal:
-            if str(refusal) == EXHAUSTED:
+            if str(refusal) in SHORTAGE:
                 return "none"
             raise
 
@@ -260,7 +270,8 @@ class World:
             f"retired={roles.count('waiting') + roles.count('spare')} "
             f"orphaned={roles.count('orphan')} free={roles.count('free')} "
             f"returned={self.pool.pages_returned} regions={self.pool.mapped} "
-            f"peak={self.pool.peak} exhausted={self.pool.exhausted} no_memory={self.pool.no_memory}"
+            f"peak={self.pool.peak} exhausted={self.pool.exhausted} "
+            f"no_memory={self.pool.no_memory} huge_failed={self.pool.huge_failed}"
             f"{self.counted(thread)}"
         )
 
@@ -332,14 +343,17 @@ class World:
             self.tables[0].pop("napi").drain()
         yield f"end {self.trim_pool(0)}"
         yield f"end {self.audit(0)}"
+        self.broken = False
+        yield f"after {self.cycle(0, 1)}"
+        self.cache(0, "lines")["lines"].drain()
+        yield f"after {self.trim_pool(0)}"
 
 
 def log(trace: bytes) -> str:
     """Return what every executor says of *trace*."""
     config, steps = decode(trace)
     world = World(config)
-    head = f"page={config.page} regions={config.regions} "
-    lines = [head + f"alloc={int(config.init_on_alloc)} free={int(config.init_on_free)}"]
+    lines = [str(config)]
     for number, step in enumerate(steps):
         lines.append(f"{number} {step.op}{step.thread} {world.step(step)}")
     lines.extend(world.end())

@@ -77,8 +77,8 @@ impl World {
         cache
     }
 
-    /// Asks a cache; before a pool at its limit says no, all idle pages of the
-    /// thread go back.
+    /// Asks a cache; before memory that is short is a refusal, all idle
+    /// pages of the thread go back.
     fn ask(
         &mut self,
         thread: usize,
@@ -87,7 +87,9 @@ impl World {
     ) -> Result<Frag, Error> {
         let cache = self.cache(thread, name);
         match call(cache, &mut self.pool) {
-            Err(Error::Exhausted) if self.give_up_idle(thread) != 0 => call(cache, &mut self.pool),
+            Err(Error::Exhausted | Error::OutOfMemory) if self.give_up_idle(thread) != 0 => {
+                call(cache, &mut self.pool)
+            }
             frag => frag,
         }
     }
@@ -363,7 +365,8 @@ impl World {
         let used = pages.iter().filter(|page| page.role != Role::Free);
         format!(
             "held={} live={} obtained={} current={} retired={} orphaned={} free={free} \
-             returned={} regions={} peak={} exhausted={} no_memory={}{counted}",
+             returned={} regions={} peak={} exhausted={} no_memory={} \
+             huge_failed={}{counted}",
             (pages.len() - free) * self.config.page,
             used.map(|page| page.live_bytes()).sum::<usize>(),
             pool.pages_obtained,
@@ -374,7 +377,8 @@ impl World {
             pool.mapped,
             pool.peak,
             pool.exhausted,
-            pool.no_memory
+            pool.no_memory,
+            pool.huge_failed
         )
     }
 
@@ -454,5 +458,10 @@ pub fn log(trace: &[u8]) -> String {
     }
     let regions = world.trim_pool(0);
     let _ = writeln!(log, "end {regions}\nend {}", world.audit(0));
+    world.pool.end_faults();
+    let place = world.cycle(0, 1).unwrap_or_else(|refusal| refusal);
+    world.cache(0, "lines").drain(&mut world.pool);
+    let regions = world.trim_pool(0);
+    let _ = writeln!(log, "after {place}\nafter {regions}");
     log
 }

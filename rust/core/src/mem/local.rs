@@ -145,7 +145,8 @@ impl LocalCache {
             Some(mut cache) => ask(unsafe { cache.as_mut() }),
             None => self.with(&ask),
         };
-        if matches!(result, Err(Error::Exhausted)) && give_up_idle(&self.handle.pool) != 0 {
+        let short = matches!(result, Err(Error::Exhausted | Error::OutOfMemory));
+        if short && give_up_idle(&self.handle.pool) != 0 {
             return self.with(ask);
         }
         result
@@ -154,8 +155,8 @@ impl LocalCache {
     /// [`PageFragCache::alloc`] on the calling thread's cache.
     ///
     /// # Errors
-    /// As there. Before [`Error::Exhausted`] comes back, all caches of this
-    /// thread have given up their idle pages.
+    /// As there. Before [`Error::Exhausted`] or [`Error::OutOfMemory`] comes
+    /// back, all caches of this thread have given up their idle pages.
     #[inline]
     pub fn alloc(&self, size: usize) -> Result<FragMut, Error> {
         self.ask(|cache| cache.alloc(size))
