@@ -25,7 +25,7 @@ pub use counted::{Jemalloc, Snmalloc};
 #[cfg(dpdk)]
 pub use dpdk::{Dpdk, pairs_in_c};
 pub use kernel::KernelDrain;
-pub use ours::{Lines, Packed, Together};
+pub use ours::{Lines, Packed, Small, Together};
 pub use slots::Slots;
 pub use split::Split;
 
@@ -79,11 +79,34 @@ pub unsafe trait Arm: Sized + 'static {
         taken.clear();
     }
 
+    /// One more cache that takes from the same memory, where an arm has that.
+    #[must_use]
+    fn beside(&self) -> Self {
+        Self::start()
+    }
+
+    /// What it says that it holds, where it says so.
+    fn holding(&self) -> Option<Holding> {
+        None
+    }
+
+    /// Gives back to the OS what it can.
+    fn trim(&mut self) {}
+
     /// Gives all of `taken` back on a thread that has no arm of its own.
     #[inline]
     fn give_elsewhere(taken: &mut Vec<Self::Buffer>) {
         taken.clear();
     }
+}
+
+/// What an arm says that it and those beside it hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Bytes of pages in use.
+    pub held: u64,
+    /// Regions that are mapped.
+    pub regions: u64,
 }
 
 /// Does something with each arm in turn.
@@ -108,6 +131,23 @@ pub fn every(visitor: &mut impl Visit) {
     }
     #[cfg(dpdk)]
     visitor.arm::<Dpdk>();
+}
+
+/// Shows `visitor` the arms whose memory is looked at over time: those that take
+/// any size from one thread and give it back on any.
+pub fn keepers(visitor: &mut impl Visit) {
+    visitor.arm::<Lines>();
+    visitor.arm::<Small>();
+    visitor.arm::<crate::kernel::KernelCache>();
+    visitor.arm::<Split>();
+    visitor.arm::<Counted<Mimalloc>>();
+    visitor.arm::<Counted<std::alloc::System>>();
+    #[cfg(feature = "rivals")]
+    {
+        visitor.arm::<Counted<Snmalloc>>();
+        visitor.arm::<Counted<Jemalloc>>();
+        visitor.arm::<Boxed>();
+    }
 }
 
 /// Says which rivals this build does not have, and why.

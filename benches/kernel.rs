@@ -110,10 +110,19 @@ impl KernelCache {
     /// A cache with a page of its own.
     #[must_use]
     pub fn new() -> Self {
-        let store = Arc::new(Store {
+        Self::of(Arc::new(Store {
             idle: Mutex::new(Vec::new()),
             obtained: AtomicUsize::new(0),
-        });
+        }))
+    }
+
+    /// Another cache with the same store.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self::of(Arc::clone(&self.store))
+    }
+
+    fn of(store: Arc<Store>) -> Self {
         let page = store.take();
         let mut cache = Self {
             store,

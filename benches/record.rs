@@ -27,6 +27,10 @@ pub const NANOSECONDS: &str = "ns";
 pub const RESIDENT: &str = "resident_bytes";
 /// Bytes that were asked for and are live at that moment.
 pub const LIVE: &str = "live_bytes";
+/// Bytes of the pages in use, as an arm that has pages tells.
+pub const HELD: &str = "held_bytes";
+/// Regions that are mapped.
+pub const REGIONS: &str = "regions";
 /// Calls to a general allocator for each object, taking and giving back.
 pub const HEAP_CALLS: &str = "heap_calls";
 /// Resident bytes in huge pages (`AnonHugePages`).
@@ -72,6 +76,22 @@ pub struct Row {
     pub parameter: String,
     /// Name and value; names of this file where they fit.
     pub figures: BTreeMap<String, Figure>,
+    /// Name and values, one for each look in the order they were taken; none
+    /// where time does not matter.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub series: BTreeMap<String, Series>,
+}
+
+/// Figures of one kind, on one line of the file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct Series(pub Vec<Figure>);
+
+impl Serialize for Series {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let line = serde_json::value::to_raw_value(&self.0).map_err(serde::ser::Error::custom)?;
+        line.serialize(serializer)
+    }
 }
 
 /// A count is written as one, everything else with six digits.
@@ -115,6 +135,7 @@ impl Row {
             arm: arm.into(),
             parameter: parameter.into(),
             figures: BTreeMap::new(),
+            series: BTreeMap::new(),
         }
     }
 
@@ -122,6 +143,18 @@ impl Row {
     #[must_use]
     pub fn with(mut self, name: &str, figure: impl Into<Figure>) -> Self {
         self.figures.insert(name.into(), figure.into());
+        self
+    }
+
+    /// The same with figures over time.
+    #[must_use]
+    pub fn with_series<F: Into<Figure>>(
+        mut self,
+        name: &str,
+        figures: impl IntoIterator<Item = F>,
+    ) -> Self {
+        let figures = figures.into_iter().map(Into::into).collect();
+        self.series.insert(name.into(), Series(figures));
         self
     }
 }
@@ -241,7 +274,8 @@ mod tests {
 
     fn rows() -> Vec<Row> {
         let row = Row::new("pair", "pagefrag", "64");
-        vec![row.with(NANOSECONDS, 1.234_567_89).with(HEAP_CALLS, 0)]
+        let row = row.with(NANOSECONDS, 1.234_567_89).with(HEAP_CALLS, 0);
+        vec![row.with_series("held", [1_u64, 2, 3])]
     }
 
     #[test]
@@ -257,6 +291,7 @@ mod tests {
         assert_eq!(read.runs, [rows(), rows()]);
         assert_eq!((read.date, read.machine), (first.date, first.machine));
         assert!(text.contains("\"ns\": 1.23457"), "{text}");
+        assert!(text.contains("\"held\": [1,2,3]"), "{text}");
     }
 
     #[test]

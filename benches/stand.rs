@@ -18,6 +18,12 @@ use crate::record::{self, Row};
 /// Any value makes a run short: one pass, for a first impression.
 pub const QUICK: &str = "PAGEFRAG_QUICK";
 
+/// Is a run to be short?
+#[must_use]
+pub fn quick() -> bool {
+    std::env::var_os(QUICK).is_some_and(|word| !word.is_empty())
+}
+
 /// Times that the arms of a group take turns.
 const PASSES: usize = 5;
 
@@ -196,7 +202,7 @@ pub fn run_with(bench: &str, mut groups: Vec<Group>, mut rows: Vec<Row>) {
     tell_who_is_missing();
     // Before anything here starts a thread.
     groups.iter_mut().for_each(Group::look);
-    let quick = std::env::var_os(QUICK).is_some_and(|word| !word.is_empty());
+    let quick = quick();
     let counted = rows.len();
     for group in &mut groups {
         group.time(quick);

@@ -27,8 +27,10 @@ pub const PAGE: usize = 32 * 1024;
 /// A mix in which a few allocations live long among many that do not.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix {
-    /// What the table calls it.
+    /// What it is.
     pub name: &'static str,
+    /// What tables call it.
+    pub short_name: &'static str,
     /// One allocation in so many lives long.
     pub one_in: usize,
     /// Its size in bytes.
@@ -45,6 +47,7 @@ pub struct Mix {
 pub const MIXES: [Mix; 2] = [
     Mix {
         name: "1 in 100 is 64 B and lives for 100,000 more; the rest 1500 B, 64 in flight",
+        short_name: "64 B",
         one_in: 100,
         long_size: 64,
         long_life: 100_000,
@@ -53,6 +56,7 @@ pub const MIXES: [Mix; 2] = [
     },
     Mix {
         name: "1 in 20 is 2 KiB and lives for 100,000 more; the rest 1500 B, 64 in flight",
+        short_name: "2 KiB",
         one_in: 20,
         long_size: 2048,
         long_life: 100_000,

@@ -42,16 +42,26 @@ unsafe impl Arm for Boxed {
 #[derive(Debug)]
 pub struct Shared(Arena);
 
-impl Shared {
-    /// Starts it on the calling thread.
-    #[must_use]
-    pub fn start() -> Self {
+// SAFETY: the slice is as long as was asked for, and nobody else has a handle
+// of it unless it is cloned.
+unsafe impl Arm for Shared {
+    type Buffer = Arc<[MaybeUninit<u8>]>;
+    type Counting = Self;
+    const NAME: &'static str = "multitude, Arc";
+    const MOST: usize = MOST;
+
+    fn start() -> Self {
         Self(Arena::new())
     }
 
-    /// A buffer of `size` bytes.
-    #[must_use]
-    pub fn alloc(&mut self, size: usize) -> Arc<[MaybeUninit<u8>]> {
+    #[inline]
+    fn alloc(&mut self, size: usize) -> Self::Buffer {
         self.0.alloc_uninit_slice_arc(size)
+    }
+
+    #[inline]
+    fn bytes(buffer: &mut Self::Buffer) -> NonNull<u8> {
+        let slice = Arc::get_mut(buffer).expect("asked for before it is cloned");
+        NonNull::from(slice).cast()
     }
 }

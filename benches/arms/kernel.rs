@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use super::Arm;
+use super::{Arm, Holding};
 use crate::kernel::{self, KernelCache, KernelFrag};
 
 // SAFETY: a fragment is as many bytes as were asked for, rounded up, and this
@@ -25,6 +25,17 @@ unsafe impl Arm for KernelCache {
     #[inline]
     fn bytes(buffer: &mut KernelFrag) -> NonNull<u8> {
         buffer.bytes()
+    }
+
+    fn beside(&self) -> Self {
+        KernelCache::beside(self)
+    }
+
+    fn holding(&self) -> Option<Holding> {
+        Some(Holding {
+            held: self.held_bytes() as u64,
+            regions: 0,
+        })
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::ptr::NonNull;
 
-use pagefrag::{FragMut, Granule, PageFragCache, PagePool, drop_many};
+use pagefrag::{FragMut, Granule, HugePages, PageFragCache, PagePool, drop_many};
 
-use super::Arm;
+use super::{Arm, Holding};
 use crate::workload::{LINE, PAGE};
 
 /// Ours: holes are found again in lines of 64 bytes.
@@ -37,6 +37,65 @@ unsafe impl Arm for Lines {
     #[inline]
     fn bytes(buffer: &mut FragMut) -> NonNull<u8> {
         NonNull::from(&mut **buffer).cast()
+    }
+
+    fn beside(&self) -> Self {
+        Self(PageFragCache::new(self.0.pool()))
+    }
+
+    fn holding(&self) -> Option<Holding> {
+        let stats = self.0.pool().stats();
+        Some(Holding {
+            held: stats.held_bytes,
+            regions: stats.regions_mapped,
+        })
+    }
+
+    fn trim(&mut self) {
+        self.0.trim();
+        self.0.pool().trim();
+    }
+}
+
+/// Ours, in a pool that asks for no huge pages.
+#[derive(Debug)]
+pub struct Small(Lines);
+
+// SAFETY: as for `Lines`, which it is.
+unsafe impl Arm for Small {
+    type Buffer = FragMut;
+    type Counting = Self;
+    const NAME: &'static str = "pagefrag, no huge pages";
+
+    fn start() -> Self {
+        let pool = PagePool::builder()
+            .page_size(PAGE)
+            .huge_pages(HugePages::Never)
+            .build();
+        let pool = pool.expect("a valid page size");
+        Self(Lines(PageFragCache::new(&pool)))
+    }
+
+    #[inline]
+    fn alloc(&mut self, size: usize) -> FragMut {
+        self.0.alloc(size)
+    }
+
+    #[inline]
+    fn bytes(buffer: &mut FragMut) -> NonNull<u8> {
+        Lines::bytes(buffer)
+    }
+
+    fn beside(&self) -> Self {
+        Self(self.0.beside())
+    }
+
+    fn holding(&self) -> Option<Holding> {
+        self.0.holding()
+    }
+
+    fn trim(&mut self) {
+        self.0.trim();
     }
 }
 

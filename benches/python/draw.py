@@ -8,74 +8,21 @@ anything would change. No figure is typed.
 from __future__ import annotations
 
 import re
-import statistics
 import sys
 from collections.abc import Callable
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+import pinned
 import ratios
 import record
+from tables import cells, figures, number, table, told
 
 PAGE = record.ROOT / "docs" / "benchmarks.md"
 README = record.ROOT / "README.md"
 PLOTS = record.ROOT / "docs" / "plots"
 MARKED = re.compile(r"(<!-- drawn: (?P<name>[^>]*) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-Cells = dict[tuple[str, str], float]
-
-
-def cells(bench: str, group: str, name: str = "ns") -> Cells:
-    """Return the median over the runs of every (arm, parameter) of *group*."""
-    found = record.newest(bench)
-    values: dict[tuple[str, str], list[float]] = {}
-    for run in found.runs if found else []:
-        for row in run:
-            if row["group"] == group and name in row["figures"]:
-                key = row["arm"], row["parameter"]
-                values.setdefault(key, []).append(row["figures"][name])
-    return {key: statistics.median(all_of) for key, all_of in values.items()}
-
-
-def number(value: float | None) -> str:
-    """Return *value* with three digits that count, and a dash for none."""
-    if value is None:
-        return "-"
-    if value >= 100 or value == int(value):
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def table(head: list[str], rows: list[list[str]], words: int = 1) -> str:
-    """Return a table in Markdown: columns of *words* to the left, then numbers to the right."""
-    lines = [head, [*["---"] * words, *["---:"] * (len(head) - words)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def figures(bench: str, group: str, corner: str, name: str = "ns") -> str:
-    """Return *group* as a table: a line for each arm, a column for each parameter."""
-    found = cells(bench, group, name)
-    if not found:
-        return f"Not measured yet: `{bench}`.\n"
-    arms = list(dict.fromkeys(arm for arm, _ in found))
-    parameters = list(dict.fromkeys(parameter for _, parameter in found))
-    rows = [[arm, *(number(found.get((arm, each))) for each in parameters)] for arm in arms]
-    return table([corner, *parameters], rows)
-
-
-def told(bench: str) -> str:
-    """Return where and when the figures of *bench* were taken, and how to take them again."""
-    found = record.newest(bench)
-    if found is None:
-        return ""
-    python = f", CPython {found.cpython}" if found.cpython else ""
-    return (
-        f"`{found.command}`, {found.date.partition('T')[0]}, commit {found.commit}, "
-        f"{len(found.runs)} {'run' if len(found.runs) == 1 else 'runs'}: {found.machine['cpu']}, "
-        f"{found.machine['cores']} processors, Linux {found.kernel.partition('-')[0]}, "
-        f"{found.rustc.partition(' (')[0]}{python}.\n"
-    )
 
 
 def promised() -> str:
@@ -157,9 +104,10 @@ DRAWINGS: dict[str, Callable[[], str]] = {
         for group in ("slice [4:20]", "memoryview of it", "copy to bytes", "release")
     ),
 }
+DRAWINGS |= pinned.DRAWINGS
 DRAWINGS |= {f"taken: {bench}": lambda bench=bench: told(bench) for bench in (  # type: ignore[misc]
     "pair", "fifo", "batch", "handoff", "drain", "reserve", "share", "exhaustion", "growth",
-    "instructions", "fragment",
+    "instructions", "fragment", "pinning", "survivors", "segments", "adversary", "burst",
 )}  # fmt: skip
 
 
@@ -168,6 +116,7 @@ TITLES = {
     "fifo": "first in, first out, by window",
     "handoff": "to another core, by bytes",
     "growth": "1500 B in a window of 256, by live pages",
+    "pinning": "held / live over time, by buffers taken",
 }
 
 
@@ -233,6 +182,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "fifo": lambda: bars("fifo", "fifo, IMIX", TITLES["fifo"]),
     "handoff": lambda: bars("handoff", "handoff", TITLES["handoff"]),
     "growth": lambda: lines("growth", "growth", TITLES["growth"]),
+    "pinning": pinned.over_time,
 }
 
 

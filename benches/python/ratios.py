@@ -87,6 +87,23 @@ def counted(parameter: str) -> Callable[[Run], float | None]:
     return lambda run: figure(run, "drain elsewhere, counted", "pagefrag, drop_many", 64, parameter)
 
 
+def told(
+    bench_group: str, parameter: str, name: str = "held_live_mean"
+) -> Callable[[Run], float | None]:
+    """Return what reads a figure of ours."""
+    return lambda run: figure(run, bench_group, OURS, parameter, name)
+
+
+def worst(group: str, arm: str, name: str = "held_live_mean") -> Callable[[Run], float | None]:
+    """Return what reads the largest figure of *arm* in *group*, whatever the parameter."""
+
+    def ratio(run: Run) -> float | None:
+        rows = [row for row in run if (row["group"], row["arm"]) == (group, arm)]
+        return max((row["figures"][name] for row in rows), default=None)
+
+    return ratio
+
+
 def with_over_without(group: str) -> Callable[[Run], float | None]:
     """Return what tells the instructions of a take and a give with *group* against without."""
 
@@ -132,6 +149,30 @@ def promises() -> Iterator[Promise]:
     ratio = over("drain elsewhere", one, many, 64)
     yield Promise("R5", "64 drops elsewhere / one drain", "drain", ratio, 8.0, at_least=True)
     yield Promise("R5", "locked instructions of that drain", "drain", counted("locked"), 8.0)
+    for mix, bound in (
+        ("64 B, evenly", 2.5),
+        ("64 B, by chance", 2.5),
+        ("2 KiB, evenly", 1.5),
+        ("2 KiB, by chance", 1.5),
+        ("six decades", 4.0),
+        ("six decades, elsewhere", 4.0),
+        ("a router's hour", 4.0),
+        ("kept on another thread", 4.0),
+        ("eight caches", 4.0),
+    ):
+        ratio = told("pinning", mix)
+        yield Promise("R6", f"held / live, {mix}", "pinning", ratio, bound)
+    for freed in (
+        "freed here",
+        "half freed elsewhere",
+        "freed elsewhere, 64 at a time",
+        "freed elsewhere, 512 at a time",
+    ):
+        what = f"held / live, 64 B survive among 256 B to 32 KiB, {freed}: the worst size"
+        yield Promise("R6", what, "survivors", worst(freed, OURS), 4.0)
+    what = "held / live, one segment of a joined packet kept, as rings do"
+    ratio = worst("one segment kept", "pagefrag, copied out")
+    yield Promise("R6", what, "segments", ratio, 4.0)
     for size in (64, 256, 1500, 2048):
         ratio = over("reserve", "prepare and commit", "alloc", size)
         yield Promise("R7", f"prepare + commit / alloc, {size} B", "reserve", ratio, 1.3)
@@ -143,3 +184,5 @@ def promises() -> Iterator[Promise]:
         yield Promise("R8", f"Python: alloc(2048) / {rival}", "fragment", ratio, bound)
     what = "instructions of alloc + free with / without counters"
     yield Promise("R12", what, "instructions", with_over_without("counters"), 1.02)
+    what = "regions mapped after 1 GiB was given back and trimmed"
+    yield Promise("R13", what, "burst", told("all given back", "1 GiB", "regions"), 0.0)
