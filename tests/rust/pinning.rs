@@ -4,7 +4,8 @@
 //! Frees elsewhere happen in batches while the owner waits, so every figure
 //! here is the same in every run.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
@@ -195,4 +196,104 @@ fn lines_go_where_holes_are_and_leave_whole_pages_whole() {
     homes.sort_unstable();
     homes.dedup();
     assert!(homes.len() <= 2, "501 lines lie in {} pages", homes.len());
+}
+
+/// What lives until its time comes, the next to go first.
+struct Living {
+    due: BinaryHeap<Reverse<(usize, usize)>>,
+    frags: Vec<Option<FragMut>>,
+}
+
+impl Living {
+    fn new() -> Self {
+        Self {
+            due: BinaryHeap::new(),
+            frags: Vec::new(),
+        }
+    }
+
+    fn until(&mut self, time: usize, frag: FragMut) {
+        self.due.push(Reverse((time, self.frags.len())));
+        self.frags.push(Some(frag));
+    }
+
+    /// What dies at `now`.
+    fn dying(&mut self, now: usize) -> Option<FragMut> {
+        let &Reverse((time, at)) = self.due.peek()?;
+        if time > now {
+            return None;
+        }
+        self.due.pop();
+        self.frags[at].take()
+    }
+}
+
+/// The simple Internet mix.
+fn imix(noise: &mut Noise) -> usize {
+    match noise.below(12) {
+        0..7 => 64,
+        7..11 => 576,
+        _ => 1500,
+    }
+}
+
+/// Of `caches` of one pool in turn: sizes of the Internet mix, as many lifetimes
+/// in each power of ten, every `odds` of two freed elsewhere.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn decades(caches: usize, odds: usize) -> f64 {
+    let pool = PagePool::new(PAGE).unwrap();
+    let mut caches: Vec<_> = (0..caches).map(|_| PageFragCache::new(&pool)).collect();
+    let (mut noise, mut living) = (Noise::new(10), Living::new());
+    let mut elsewhere = Elsewhere::new(64);
+    let (mut held, mut live) = (0, 0);
+    for now in 0..ALLOCATIONS {
+        while let Some(frag) = living.dying(now) {
+            if noise.below(2) < odds {
+                elsewhere.free(frag);
+            }
+        }
+        let decade = 10_usize.pow(u32::try_from(noise.below(5)).unwrap());
+        let life = decade + noise.below(9 * decade);
+        let turn = now % caches.len();
+        living.until(now + life, caches[turn].alloc(imix(&mut noise)).unwrap());
+        if now > ALLOCATIONS / 2 && now % 997 == 0 {
+            for cache in &caches {
+                let stats = cache.stats();
+                held += stats.held_bytes;
+                live += stats.live_bytes;
+            }
+        }
+    }
+    held as f64 / live.max(1) as f64
+}
+
+#[test]
+fn lifetimes_over_five_decades_hold_twice_what_is_alive_at_most() {
+    for caches in [1, 8] {
+        for odds in [0, 1] {
+            let found = decades(caches, odds);
+            assert!(
+                cfg!(miri) || found <= 2.0,
+                "{caches} caches, {odds} of 2 freed elsewhere: {found}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_trim_sees_at_once_what_died_elsewhere() {
+    for size in [256, 1500, 4096, 32 * 1024] {
+        let pool = PagePool::new(PAGE).unwrap();
+        let mut cache = PageFragCache::new(&pool);
+        let burst: Vec<_> = (0..512).map(|_| cache.alloc(size).unwrap()).collect();
+        let kept = cache.alloc(64).unwrap();
+        thread::spawn(move || drop(burst)).join().unwrap();
+        assert!(
+            cache.stats().held_bytes >= 512 * size as u64,
+            "not seen yet"
+        );
+        cache.trim();
+        assert_eq!(cache.stats().held_bytes, PAGE as u64, "{size}");
+        drop(kept);
+    }
 }
