@@ -5,10 +5,11 @@
 //! user's, which may release fragments, drain caches or call us again; so all arguments are read
 //! before anything is looked at or carved.
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
-use crate::error;
+use crate::{error, made};
 
 /// A whole number of at least 0. `TypeError` for what is not one, `ValueError` below 0,
 /// `OverflowError` from `2**63`.
@@ -20,28 +21,63 @@ pub(crate) fn whole(number: &Bound<'_, PyAny>, name: &str) -> PyResult<usize> {
     usize::try_from(number).map_err(|_| error::value(&format!("{name} must not be negative")))
 }
 
-/// [`whole`] for an argument with a default: given or not, `None` is no number.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Whole(pub(crate) usize);
+/// An argument as it came, good or bad, for the door to [`read`](Self::read). To an error that
+/// `PyO3` finds by itself it adds a note, and when there is no memory for that the process ends.
+pub(crate) struct Given<T>(PyResult<T>);
 
-impl<'a, 'py> FromPyObject<'a, 'py> for Whole {
+impl<T> Given<T> {
+    /// What an argument is when it is not given.
+    pub(crate) const fn default(value: T) -> Self {
+        Self(Ok(value))
+    }
+
+    pub(crate) fn read(self) -> PyResult<T> {
+        self.0
+    }
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Given<bool> {
     type Error = PyErr;
 
-    fn extract(number: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        whole(&number, "the number").map(Self)
+    fn extract(given: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let py = given.py();
+        Ok(Self(made::guarded(py, || {
+            given.extract().inspect_err(|error: &PyErr| {
+                error.value(py); // makes the text while a lack of memory can still be told
+            })
+        })))
     }
 }
 
 /// [`whole`] for arguments with a default, by their names: `#[pyo3(from_py_with = args::align)]`.
+/// Given or not: `None` is no number.
 macro_rules! named {
     ($($name:ident),*) => {
-        $(pub(crate) fn $name(number: &Bound<'_, PyAny>) -> PyResult<usize> {
-            whole(number, stringify!($name))
+        $(#[allow(clippy::unnecessary_wraps, reason = "PyO3 wants it")]
+        pub(crate) fn $name(number: &Bound<'_, PyAny>) -> PyResult<Given<usize>> {
+            Ok(Given(whole(number, stringify!($name))))
         })*
     };
 }
 
-named!(align, budget, granule, page_size);
+named!(
+    align, buf_size, budget, copybreak, granule, max, page_size, slots
+);
+
+/// Seconds to wait, `None` for ever: `#[pyo3(from_py_with = args::timeout)]`. What is negative or
+/// no number at all is refused by who makes a deadline of it.
+#[allow(clippy::unnecessary_wraps, reason = "PyO3 wants it")]
+pub(crate) fn timeout(seconds: &Bound<'_, PyAny>) -> PyResult<Given<Option<f64>>> {
+    if seconds.is_none() {
+        return Ok(Given::default(None));
+    }
+    let found = seconds.extract::<f64>().map(Some);
+    Ok(Given(found.map_err(|error| {
+        let ours = error.is_instance_of::<PyTypeError>(seconds.py());
+        let told = || error::kind("timeout must be a number of seconds or None");
+        if ours { told() } else { error }
+    })))
+}
 
 /// [`whole`], or the given default when the argument is missing.
 pub(crate) fn whole_or(

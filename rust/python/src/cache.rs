@@ -8,11 +8,12 @@ use pagefrag::{Granule, LocalCache};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::args::{self, Given};
 use crate::error::from_core;
 use crate::made::{Number, Text};
 use crate::pool::{PagePool, or_default};
 use crate::reservation::Reservation;
-use crate::{args, siblings, stats, thread_end};
+use crate::{siblings, stats, thread_end};
 
 /// Carves fragments out of the pages of a pool, the default one if none is given.
 ///
@@ -50,13 +51,13 @@ impl PageFragCache {
 #[pymethods]
 impl PageFragCache {
     #[new]
-    #[pyo3(signature = (pool=None, *, granule=64), text_signature = "(pool=None, *, granule=64)")]
+    #[pyo3(signature = (pool=None, *, granule=Given::default(64)), text_signature = "(pool=None, *, granule=64)")]
     fn new(
         py: Python<'_>,
         pool: Option<Py<PagePool>>,
-        #[pyo3(from_py_with = args::granule)] granule: usize,
+        #[pyo3(from_py_with = args::granule)] granule: Given<usize>,
     ) -> PyResult<Self> {
-        let granule = match granule {
+        let granule = match granule.read()? {
             64 => Granule::Line,
             1 => Granule::Byte,
             other => {

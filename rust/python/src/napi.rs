@@ -9,11 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pagefrag::{Error, net};
 use pyo3::prelude::*;
 
+use crate::args::{self, Given};
 use crate::error::{from_core, out_of_context};
 use crate::made::{Number, Text};
 use crate::pool::{PagePool, or_default};
 use crate::skb::SkBuff;
-use crate::{args, object, stats, thread_end};
+use crate::{object, stats, thread_end};
 
 /// A cache for polling: fragments and skbs without waiting, failures as None.
 ///
@@ -67,13 +68,16 @@ impl NapiCache {
     /// >>> with NapiCache().poll(budget=16) as ctx:
     /// ...     ctx.budget
     /// 16
-    #[pyo3(signature = (budget=64), text_signature = "($self, budget=64)")]
-    fn poll(slf: Bound<'_, Self>, #[pyo3(from_py_with = args::budget)] budget: usize) -> NapiPoll {
-        NapiPoll {
+    #[pyo3(signature = (budget=Given::default(64)), text_signature = "($self, budget=64)")]
+    fn poll(
+        slf: Bound<'_, Self>,
+        #[pyo3(from_py_with = args::budget)] budget: Given<usize>,
+    ) -> PyResult<NapiPoll> {
+        Ok(NapiPoll {
             cache: slf.unbind(),
-            budget,
+            budget: budget.read()?,
             state: AtomicU8::new(AHEAD),
-        }
+        })
     }
 
     /// `NapiPoll.alloc_frag` of the poll that this thread is in.
@@ -82,14 +86,14 @@ impl NapiCache {
     /// >>> with napi.poll():
     /// ...     napi.alloc_frag(64).nbytes
     /// 64
-    #[pyo3(signature = (size, *, align=1), text_signature = "($self, size, *, align=1)")]
+    #[pyo3(signature = (size, *, align=Given::default(1)), text_signature = "($self, size, *, align=1)")]
     fn alloc_frag<'py>(
         &self,
         py: Python<'py>,
         size: &Bound<'py, PyAny>,
-        #[pyo3(from_py_with = args::align)] align: usize,
+        #[pyo3(from_py_with = args::align)] align: Given<usize>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let size = args::whole(size, "size")?;
+        let (size, align) = (args::whole(size, "size")?, align.read()?);
         let frag = self.call(|context| context.try_alloc_frag(size, align))?;
         frag.map(|frag| object::make(py, frag.into_raw(), false))
             .transpose()
@@ -192,12 +196,12 @@ impl NapiPoll {
     /// >>> with NapiCache().poll() as ctx:
     /// ...     ctx.alloc_frag(100, align=256).offset % 256
     /// 0
-    #[pyo3(signature = (size, *, align=1), text_signature = "($self, size, *, align=1)")]
+    #[pyo3(signature = (size, *, align=Given::default(1)), text_signature = "($self, size, *, align=1)")]
     fn alloc_frag<'py>(
         &self,
         py: Python<'py>,
         size: &Bound<'py, PyAny>,
-        #[pyo3(from_py_with = args::align)] align: usize,
+        #[pyo3(from_py_with = args::align)] align: Given<usize>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.cache()?.alloc_frag(py, size, align)
     }

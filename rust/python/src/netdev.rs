@@ -3,11 +3,12 @@
 use pagefrag::net;
 use pyo3::prelude::*;
 
+use crate::args::{self, Given};
 use crate::error::from_core;
 use crate::made::Text;
 use crate::pool::{PagePool, or_default};
 use crate::skb::SkBuff;
-use crate::{args, object, stats, thread_end};
+use crate::{object, stats, thread_end};
 
 /// The calling thread's netdev cache over a pool, the default one if none is given.
 ///
@@ -38,14 +39,14 @@ impl NetdevCache {
     ///
     /// >>> NetdevCache().alloc_frag(100).nbytes
     /// 100
-    #[pyo3(signature = (size, *, align=1), text_signature = "($self, size, *, align=1)")]
+    #[pyo3(signature = (size, *, align=Given::default(1)), text_signature = "($self, size, *, align=1)")]
     fn alloc_frag<'py>(
         &self,
         py: Python<'py>,
         size: &Bound<'py, PyAny>,
-        #[pyo3(from_py_with = args::align)] align: usize,
+        #[pyo3(from_py_with = args::align)] align: Given<usize>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let size = args::whole(size, "size")?;
+        let (size, align) = (args::whole(size, "size")?, align.read()?);
         thread_end::watch(py)?;
         let frag = self.core.alloc_frag(size, align).map_err(from_core)?;
         object::make(py, frag.into_raw(), false)
@@ -101,13 +102,13 @@ impl NetdevCache {
 /// >>> netdev_alloc_frag(1500).capacity
 /// 1536
 #[pyfunction]
-#[pyo3(signature = (size, *, align=1), text_signature = "(size, *, align=1)")]
+#[pyo3(signature = (size, *, align=Given::default(1)), text_signature = "(size, *, align=1)")]
 pub(crate) fn netdev_alloc_frag<'py>(
     py: Python<'py>,
     size: &Bound<'py, PyAny>,
-    #[pyo3(from_py_with = args::align)] align: usize,
+    #[pyo3(from_py_with = args::align)] align: Given<usize>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let size = args::whole(size, "size")?;
+    let (size, align) = (args::whole(size, "size")?, align.read()?);
     thread_end::watch(py)?;
     let frag = net::netdev_alloc_frag(size, align).map_err(from_core)?;
     object::make(py, frag.into_raw(), false)

@@ -78,10 +78,17 @@ impl PlainCache {
     }
 
     /// A fragment of `size` bytes.
-    #[pyo3(signature = (size, *, align=args::Whole(1)))]
-    fn alloc(&self, size: &Bound<'_, PyAny>, align: args::Whole) -> PyResult<PlainFragment> {
+    #[pyo3(signature = (size, *, align=args::Given::default(1)))]
+    fn alloc(
+        &self,
+        size: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = args::align)] align: args::Given<usize>,
+    ) -> PyResult<PlainFragment> {
         let size = args::whole(size, "size")?;
-        let frag = self.core.alloc_align(size, align.0).map_err(from_core)?;
+        let frag = self
+            .core
+            .alloc_align(size, align.read()?)
+            .map_err(from_core)?;
         Ok(Self::wrapped(frag))
     }
 

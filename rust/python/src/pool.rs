@@ -5,9 +5,10 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use crate::args::{self, Given};
 use crate::error::{broken, from_core};
 use crate::made::{Number, Text};
-use crate::{args, stats};
+use crate::stats;
 
 /// Pages of one size, cut from regions of 2 MiB, for any number of caches and threads.
 ///
@@ -31,15 +32,16 @@ pub(crate) struct PagePool {
 #[pymethods]
 impl PagePool {
     #[new]
-    #[pyo3(signature = (page_size=32768, *, max_bytes=None, huge_pages="auto", init_on_alloc=false, init_on_free=false),
+    #[pyo3(signature = (page_size=Given::default(32768), *, max_bytes=None, huge_pages="auto", init_on_alloc=false, init_on_free=false),
            text_signature = "(page_size=32768, *, max_bytes=None, huge_pages='auto', init_on_alloc=False, init_on_free=False)")]
     fn new(
-        #[pyo3(from_py_with = args::page_size)] page_size: usize,
+        #[pyo3(from_py_with = args::page_size)] page_size: Given<usize>,
         max_bytes: Option<&Bound<'_, PyAny>>,
         huge_pages: &str,
         init_on_alloc: bool,
         init_on_free: bool,
     ) -> PyResult<Self> {
+        let page_size = page_size.read()?;
         let max_bytes = max_bytes
             .map(|bytes| args::whole(bytes, "max_bytes"))
             .transpose()?;

@@ -21,7 +21,7 @@ use pagefrag::{Granule, LocalCache};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use crate::args::Whole;
+use crate::args::{self, Given};
 use crate::batch::Batch;
 use crate::cache::PageFragCache;
 use crate::deadline::Deadline;
@@ -286,7 +286,7 @@ impl RxRing {
 #[pymethods]
 impl RxRing {
     #[new]
-    #[pyo3(signature = (sock, *, slots=Whole(64), buf_size=Whole(2048), gro=true, copybreak=Whole(1024), timestamps=false, interfaces=false, cache=None),
+    #[pyo3(signature = (sock, *, slots=Given::default(64), buf_size=Given::default(2048), gro=Given::default(true), copybreak=Given::default(1024), timestamps=Given::default(false), interfaces=Given::default(false), cache=None),
            text_signature = "(sock, *, slots=64, buf_size=2048, gro=True, copybreak=1024, timestamps=False, interfaces=False, cache=None)")]
     #[allow(
         clippy::too_many_arguments,
@@ -296,21 +296,21 @@ impl RxRing {
     fn new(
         py: Python<'_>,
         sock: Bound<'_, PyAny>,
-        slots: Whole,
-        buf_size: Whole,
-        gro: bool,
-        copybreak: Whole,
-        timestamps: bool,
-        interfaces: bool,
+        #[pyo3(from_py_with = args::slots)] slots: Given<usize>,
+        #[pyo3(from_py_with = args::buf_size)] buf_size: Given<usize>,
+        gro: Given<bool>,
+        #[pyo3(from_py_with = args::copybreak)] copybreak: Given<usize>,
+        timestamps: Given<bool>,
+        interfaces: Given<bool>,
         cache: Option<Py<PageFragCache>>,
     ) -> PyResult<Self> {
         let options = RxOptions {
-            slots: slots.0,
-            buf_size: buf_size.0,
-            gro,
-            copybreak: copybreak.0,
-            timestamps,
-            interfaces,
+            slots: slots.read()?,
+            buf_size: buf_size.read()?,
+            gro: gro.read()?,
+            copybreak: copybreak.read()?,
+            timestamps: timestamps.read()?,
+            interfaces: interfaces.read()?,
         };
         let own_cache = cache.is_none();
         let cache = cache.map_or_else(
@@ -359,10 +359,15 @@ impl RxRing {
     ///
     /// >>> len(empty_ring.recv(timeout=0))
     /// 0
-    #[pyo3(signature = (max=Whole(64), timeout=None), text_signature = "($self, max=64, timeout=None)")]
-    fn recv(&self, py: Python<'_>, max: Whole, timeout: Option<f64>) -> PyResult<Batch> {
-        let max = max.0;
-        let deadline = Deadline::of(timeout)?;
+    #[pyo3(signature = (max=Given::default(64), timeout=Given::default(None)), text_signature = "($self, max=64, timeout=None)")]
+    fn recv(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = args::max)] max: Given<usize>,
+        #[pyo3(from_py_with = args::timeout)] timeout: Given<Option<f64>>,
+    ) -> PyResult<Batch> {
+        let max = max.read()?;
+        let deadline = Deadline::of(timeout.read()?)?;
         thread_end::watch(py)?;
         let _turn = self.turn()?;
         let cache = self.cache.get().core.clone();

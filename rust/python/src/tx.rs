@@ -21,7 +21,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use self::report::Report;
-use crate::args::Whole;
+use crate::args::{self, Given};
 use crate::deadline::Deadline;
 use crate::destination::destinations;
 use crate::error::{from_io, os, out_of_context};
@@ -342,8 +342,13 @@ impl TxRing {
 #[pymethods]
 impl TxRing {
     #[new]
-    #[pyo3(signature = (sock, *, slots=Whole(64), gso=true), text_signature = "(sock, *, slots=64, gso=True)")]
-    fn new(sock: Bound<'_, PyAny>, slots: Whole, gso: bool) -> PyResult<Self> {
+    #[pyo3(signature = (sock, *, slots=Given::default(64), gso=Given::default(true)), text_signature = "(sock, *, slots=64, gso=True)")]
+    fn new(
+        sock: Bound<'_, PyAny>,
+        #[pyo3(from_py_with = args::slots)] slots: Given<usize>,
+        gso: Given<bool>,
+    ) -> PyResult<Self> {
+        let (slots, gso) = (slots.read()?, gso.read()?);
         let fileno = fileno(&sock)?;
         if fileno < 0 {
             return Err(os(BAD_DESCRIPTOR, "the socket is closed"));
@@ -352,7 +357,6 @@ impl TxRing {
         // number that is not open is answered with EBADF.
         let fd = unsafe { BorrowedFd::borrow_raw(fileno) };
         let fd = fd.try_clone_to_owned().map_err(|error| from_io(&error))?;
-        let slots = slots.0;
         let ring = net::TxRing::new(Arc::new(fd), TxOptions { slots, gso });
         let ring = ring.map_err(|error| from_io(&error))?;
         let core = Core {
@@ -388,15 +392,15 @@ impl TxRing {
     /// 2
     /// >>> tx_ring.send(b'ping', to=('127.0.0.1', 9))
     /// 1
-    #[pyo3(signature = (buffers, to=None, timeout=None))]
+    #[pyo3(signature = (buffers, to=None, timeout=Given::default(None)), text_signature = "($self, buffers, to=None, timeout=None)")]
     fn send(
         &self,
         py: Python<'_>,
         buffers: &Bound<'_, PyAny>,
         to: Option<&Bound<'_, PyAny>>,
-        timeout: Option<f64>,
+        #[pyo3(from_py_with = args::timeout)] timeout: Given<Option<f64>>,
     ) -> PyResult<Number> {
-        let deadline = Deadline::of(timeout)?;
+        let deadline = Deadline::of(timeout.read()?)?;
         let held = Held::all(buffers)?;
         let to = destinations(self.sock.bind(py), to, held.len())?;
         // Made here, so that it is dropped when the turn is over.
@@ -417,9 +421,13 @@ impl TxRing {
     ///
     /// >>> tx_ring.flush()
     /// 0
-    #[pyo3(signature = (timeout=None))]
-    fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Number> {
-        let deadline = Deadline::of(timeout)?;
+    #[pyo3(signature = (timeout=Given::default(None)), text_signature = "($self, timeout=None)")]
+    fn flush(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = args::timeout)] timeout: Given<Option<f64>>,
+    ) -> PyResult<Number> {
+        let deadline = Deadline::of(timeout.read()?)?;
         let mut report = Report::default();
         let mut nothing = Vec::new().into_iter();
         let all = |_: &Waiting, report: &Report| report.queued == 0;
@@ -502,7 +510,7 @@ impl TxRing {
     fn __exit__(&self, py: Python<'_>, args: &Bound<'_, PyAny>) -> PyResult<()> {
         let is_clean = args.get_item(0).is_ok_and(|kind| kind.is_none());
         let flushed = if is_clean && !self.state().is_closed() {
-            self.flush(py, None).map(drop)
+            self.flush(py, Given::default(None)).map(drop)
         } else {
             Ok(())
         };
