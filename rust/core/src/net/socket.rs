@@ -48,8 +48,9 @@ pub(super) const MAX_MESSAGES: usize = 1024;
 /// (24 each), a timestamp (32) and an interface (40), with room for what the user
 /// may have asked the socket for and the kernel writes before the segment size: times
 /// of the device (64) and where they were taken (32), a mark and a priority (24 each).
-/// Without its segment size a super-buffer would be taken for one packet.
-const CONTROL_BYTES: usize = 256;
+/// Without its segment size a super-buffer would be taken for one packet; what comes
+/// behind the interface and no longer fits (`MSG_CTRUNC`) is nothing that we read.
+const CONTROL_BYTES: usize = 24 + 24 + 32 + 40 + 64 + 32 + 24 + 24;
 
 /// Parts that the buffer of a message may have.
 pub(super) const PARTS: usize = 3;
