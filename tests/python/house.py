@@ -27,6 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"mem::raw"}),
     frozenset({"mem::depot"}),
     frozenset({"mem::region", "mem::shelf"}),
+    frozenset({"mem::here"}),
     frozenset({"mem::page"}),
     frozenset({"mem::header"}),
     frozenset({"mem::lines", "mem::os"}),

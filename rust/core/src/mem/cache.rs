@@ -27,8 +27,9 @@ use crate::error::Error;
 use crate::geometry::{LINE, LINE_SHIFT, align_up};
 use crate::mem::frag::FragMut;
 use crate::mem::header::{PageHead, line_of};
+use crate::mem::here::Place;
 use crate::mem::pool::PagePool;
-use crate::mem::raw::{CLEAN, RawFrag, WIPE};
+use crate::mem::raw::{BYTES, CLEAN, RawFrag, WIPE};
 use crate::mem::shelf::Shelf;
 use crate::stats::CacheStats;
 
@@ -88,9 +89,10 @@ pub enum Granule {
 /// ```
 #[derive(Debug)]
 pub struct PageFragCache {
+    place: Place,
     shelf: NonNull<Shelf>,
-    /// What fragments of lines are told to do when they are freed. 0 unless the
-    /// pool zeroes bytes.
+    /// What fragments of lines are told to do when they are freed: 0 unless the
+    /// pool zeroes bytes. `BYTES` besides where there are none.
     flags: u64,
     granule: Granule,
     /// Why `alloc_words` had nothing, the last time.
@@ -109,12 +111,20 @@ impl PageFragCache {
     /// A cache of the calling thread. Takes no page yet.
     pub fn with_granule(pool: &PagePool, granule: Granule) -> Self {
         let init = pool.init();
+        let shelf = pool.depot().roster.take();
+        // SAFETY: taken from the pool's roster, which `pool` keeps.
+        let nowhere = unsafe { shelf.as_ref() }.nowhere();
         Self {
-            shelf: pool.depot().roster.take(),
+            // SAFETY: as old as the shelf, which is this cache's until it is dropped.
+            place: unsafe { Place::new(nowhere) },
+            shelf,
             flags: match (init.on_free, init.on_alloc) {
                 (true, _) => WIPE,
                 (false, true) => CLEAN,
                 (false, false) => 0,
+            } | match granule {
+                Granule::Line => 0,
+                Granule::Byte => BYTES,
             },
             granule,
             refusal: Error::ZeroSize,
@@ -163,7 +173,7 @@ impl PageFragCache {
     /// goes straight into another language's object.
     #[inline]
     pub fn alloc_here(&mut self, size: usize) -> Option<FragMut> {
-        let hole = self.shelf().hole();
+        let hole = self.place.hole();
         let start = hole.advance();
         let room = hole.limit.get().addr().wrapping_sub(start.addr());
         // Room is whole lines, so what fits as it is fits rounded up. Zero
@@ -245,7 +255,7 @@ impl PageFragCache {
             return Ok(bytewise::carve(self, page, offset, size));
         }
         self.make_room(size, align)?;
-        let hole = self.shelf().hole();
+        let hole = self.place.hole();
         let start = hole.next_byte().addr();
         let gap = align_up(start, align) - start;
         if gap != 0 {
@@ -266,9 +276,8 @@ impl PageFragCache {
 
     /// Puts the next `gap` bytes, whole lines, back into the map.
     fn skip(&self, gap: usize) {
-        let shelf = self.shelf();
-        let start = NonNull::new(shelf.hole().next_byte());
-        if let (Some(page), Some(start)) = (shelf.current(), start) {
+        let start = NonNull::new(self.place.hole().next_byte());
+        if let (Some(page), Some(start)) = (self.place.page(), start) {
             page.put_lines(line_of(start), gap >> LINE_SHIFT);
             // SAFETY: the gap was seen to be within the hole.
             let behind = unsafe { start.add(gap) };
@@ -298,7 +307,7 @@ impl PageFragCache {
     /// ```
     #[inline]
     pub fn prepare(&mut self, min: usize) -> Result<Reservation<'_>, Error> {
-        let hole = self.shelf().hole();
+        let hole = self.place.hole();
         let start = hole.advance();
         let room = hole.limit.get().addr().wrapping_sub(start.addr());
         // As in `alloc_here`.
@@ -325,7 +334,7 @@ impl PageFragCache {
             return Ok((start, page.size() - offset));
         }
         self.make_room(min, 1)?;
-        let hole = self.shelf().hole();
+        let hole = self.place.hole();
         let start = hole.advance();
         let room = hole.limit.get().addr() - start.addr();
         hole.top.set(room);
@@ -333,17 +342,25 @@ impl PageFragCache {
         Ok((unsafe { NonNull::new_unchecked(start) }, room))
     }
 
-    /// Does the pool zero bytes?
+    /// Lines, and nothing to zero: carving is all there is to do.
     #[inline]
-    fn zeroes(&self) -> bool {
-        self.flags != 0
+    fn is_plain(&self) -> bool {
+        self.flags == 0
     }
 
-    /// Ends a reservation, which has taken `taken` bytes: the others are room.
+    /// Ends a reservation of `room` bytes from `start` on, which has taken `taken` of
+    /// them: the others are room.
     #[inline]
-    fn put_room_back(&mut self, taken: usize) {
+    fn put_room_back(&self, start: NonNull<u8>, room: usize, taken: usize) {
         if self.granule == Granule::Line {
-            self.shelf().hole().top.set(taken);
+            self.place.hole().top.set(taken);
+        }
+        if self.flags & (WIPE | CLEAN) != 0 {
+            // The user may have written there, and it stays room.
+            // SAFETY: `taken` is at most `room`, which ends in the page.
+            let behind = unsafe { start.add(taken) };
+            // SAFETY: free bytes, which only the reservation that ends could reach.
+            unsafe { behind.write_bytes(0, room - taken) };
         }
     }
 
@@ -422,7 +439,7 @@ impl PageFragCache {
             ..CacheStats::default()
         };
         let mut alive = 0;
-        for page in shelf.current().into_iter().chain(shelf.pages()) {
+        for page in self.place.page().into_iter().chain(shelf.pages()) {
             stats.pages += 1;
             alive += page.alive_bytes();
         }
@@ -440,6 +457,7 @@ impl PageFragCache {
 impl Drop for PageFragCache {
     fn drop(&mut self) {
         self.drain();
+        debug_assert!(self.place.page().is_none());
         self.shelf().vacate();
     }
 }

@@ -1,5 +1,5 @@
 //! The allocator, floor by floor: local, cache, then pool and frag side by
-//! side, depot, shelf and region, page, header, lines and os.
+//! side, depot, shelf and region, here, page, header, lines and os.
 
 mod batch;
 #[cfg(feature = "bytes")]
@@ -8,6 +8,7 @@ mod cache;
 mod depot;
 mod frag;
 mod header;
+mod here;
 mod lines;
 mod local;
 pub(crate) mod os;

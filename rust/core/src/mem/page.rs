@@ -54,6 +54,9 @@
 //! from the same, warm lines for ever, and a stack of fragments that is given
 //! back in reverse leaves one hole.
 //!
+//! Nor does it ask whose the page is where the fragment is of the page that this
+//! thread carves: `here.rs` keeps the head of that one at hand.
+//!
 //! Why that is right: the lines from there to the limit are those that are out
 //! of the map and nobody's, and such a fragment makes them longer at their
 //! start, also where it was carved in an earlier hole. Cursor and top stand in
@@ -79,6 +82,8 @@
 
 mod owner;
 mod roads;
+
+pub(crate) use roads::retreat;
 
 use std::ptr::NonNull;
 

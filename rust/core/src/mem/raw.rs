@@ -31,10 +31,10 @@ use std::fmt;
 use std::ptr::NonNull;
 
 use crate::geometry::{LINE, LINE_SHIFT, MAX_PAGE, lines_for};
-use crate::mem::depot;
 use crate::mem::header::line_of;
 use crate::mem::page::{LastFree, Page};
 use crate::mem::shelf;
+use crate::mem::{depot, here};
 use crate::sync::{AtomicU64, Ordering};
 
 /// What comes home when the last handle of a fragment goes, and how: a
@@ -51,7 +51,8 @@ pub(crate) const WIPE: u64 = 1 << 21;
 /// which shows zeroes only (`init_on_alloc`).
 pub(crate) const CLEAN: u64 = 1 << 22;
 const SHARED: u64 = 1 << 23;
-const BYTES: u64 = 1 << 24;
+/// It is of a byte page, which comes home in bytes.
+pub(crate) const BYTES: u64 = 1 << 24;
 const TOLD: u64 = 1 << 25;
 /// What parts of a fragment inherit.
 const FLAGS: u64 = WIPE | CLEAN | SHARED;
@@ -481,12 +482,19 @@ impl RawFrag {
         }
     }
 
-    /// Frees `len` bytes of one of the calling thread's pages that are not the
-    /// piece carved last. Out of line, so that the others take no room where
-    /// they are freed.
+    /// Frees a plain fragment that is not the piece carved last here. Out of line, so
+    /// that those take no room where they are freed.
     #[inline(never)]
-    fn free_others(page: Page, start: NonNull<u8>, len: usize) {
-        if !page.retreat_over(start, len) && page.free_here(line_of(start), lines_for(len)) {
+    fn free_plain(start: NonNull<u8>, len: usize) {
+        // SAFETY: as in `home`; the fragment is alive until the page hears of its end.
+        let page = unsafe { Page::containing(start) };
+        let (first, count) = (line_of(start), lines_for(len));
+        if !page.is_mine() {
+            Self::deliver(page.free_elsewhere(first, count));
+        } else if page.retreat_over(start, len) {
+            // The cache that carves this page is the one at work now.
+            here::come_back(page);
+        } else if page.free_here(first, count) {
             Self::wake(page);
         }
     }
@@ -528,14 +536,10 @@ impl Drop for RawFrag {
         if word > LEN {
             return self.free_special();
         }
-        let page = self.home();
-        if !page.is_mine() {
-            return self.free_special();
-        }
         #[allow(clippy::cast_possible_truncation)] // 21 bits
         let len = word as usize;
-        if !page.retreat(self.ptr, len) {
-            Self::free_others(page, self.ptr, len);
+        if !here::retreat(self.ptr, len) {
+            Self::free_plain(self.ptr, len);
         }
     }
 }

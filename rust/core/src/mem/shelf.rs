@@ -1,5 +1,4 @@
-//! The shelf: where one cache keeps its place in a page, and the pages that it
-//! owns and does not carve now.
+//! The shelf: the pages that one cache owns and does not carve now.
 //!
 //! Pages stand in lists that run through their heads: *retired*, those of which
 //! too little is free; *ready*, those of which so much has come home that their
@@ -58,9 +57,7 @@ const fn class_of(lines: usize) -> usize {
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Shelf {
-    /// The page being carved; `nowhere` if there is none, so never null.
-    current: OwnerPtr<PageHead>,
-    /// Where the search for the next hole of `current` goes on, in lines; of a
+    /// Where the search for the next hole of the page being carved goes on, in lines; of a
     /// byte page the next offset to carve, in bytes.
     pub(crate) offset: OwnerU64,
     /// Was the hole being carved opened for a small request?
@@ -80,7 +77,6 @@ pub(crate) struct Shelf {
     round_at: OwnerPtr<PageHead>,
     spare: List,
     pub(crate) counters: Counters,
-    /// Stands in for a page where there is none: its hole is always empty.
     nowhere: PageHead,
     taken: AtomicBool,
     next: AtomicPtr<Shelf>,
@@ -122,7 +118,6 @@ impl Shelf {
     fn new() -> Self {
         let zero = || OwnerU64::new(0);
         Self {
-            current: OwnerPtr::null(),
             offset: zero(),
             small: zero(),
             nest: OwnerPtr::null(),
@@ -148,31 +143,9 @@ impl Shelf {
         }
     }
 
-    /// The page being carved.
-    pub(crate) fn current(&self) -> Option<Page> {
-        let head = NonNull::new(self.current.get())?;
-        let there = !ptr::eq(head.as_ptr(), &raw const self.nowhere);
-        // SAFETY: the shelf's owner owns the page, so its region is mapped.
-        there.then(|| unsafe { Page::of_head(head) })
-    }
-
-    /// The head of the page being carved, or of no page: where the cursor and
-    /// the limit are.
-    #[inline]
-    pub(crate) fn hole(&self) -> &PageHead {
-        // SAFETY: the shelf's owner owns the page, so its head is mapped until
-        // the owner, who is here, lets go of it; `nowhere` is as old as `self`.
-        unsafe { &*self.current.get() }
-    }
-
-    /// From now on `page` is being carved.
-    pub(crate) fn go_to(&self, page: Page) {
-        self.current.set(page.head_ptr());
-    }
-
-    /// From now on no page is.
-    pub(crate) fn go_nowhere(&self) {
-        self.current.set((&raw const self.nowhere).cast_mut());
+    /// Stands in for a page where there is none: its hole is always empty.
+    pub(crate) fn nowhere(&self) -> NonNull<PageHead> {
+        NonNull::from(&self.nowhere)
     }
 
     /// Puts a page of the calling thread that is in no list away, as a look at
@@ -335,7 +308,7 @@ impl Shelf {
 
     /// Gives the shelf, which is empty, back to its roster.
     pub(crate) fn vacate(&self) {
-        debug_assert!(self.current().is_none() && self.pages().next().is_none());
+        debug_assert!(self.pages().next().is_none());
         // Release, partner `Roster::take`: the fields as this owner left them.
         self.taken.store(false, Ordering::Release);
     }

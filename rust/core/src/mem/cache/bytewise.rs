@@ -27,7 +27,7 @@ pub(crate) fn make_room(
     align: usize,
 ) -> Result<(Page, usize), Error> {
     let shelf = cache.shelf();
-    if let Some(page) = shelf.current() {
+    if let Some(page) = cache.place.page() {
         let offset = align_up(usize::try_from(shelf.offset.get()).unwrap_or(0), align);
         if offset + size <= page.size() {
             return Ok((page, offset));
@@ -96,7 +96,7 @@ pub(crate) fn carve(cache: &PageFragCache, page: Page, offset: usize, size: usiz
 #[inline(never)]
 pub(crate) fn commit(cache: &PageFragCache, used: usize) -> FragMut {
     let offset = usize::try_from(cache.shelf().offset.get()).unwrap_or(0);
-    let page = cache.shelf().current().expect("`prepare` has seen to it");
+    let page = cache.place.page().expect("`prepare` has seen to it");
     carve(cache, page, offset, used)
 }
 
@@ -125,7 +125,7 @@ fn last_carved(cache: &PageFragCache, room: &FragMut) -> Option<Page> {
     if room.len() != room.capacity() || !room.is_unique() {
         return None;
     }
-    let page = cache.shelf().current()?;
+    let page = cache.place.page()?;
     let end = room.offset() + room.capacity();
     let last = usize::try_from(cache.shelf().offset.get()) == Ok(end);
     (last && room.page() == page.base().addr().get()).then_some(page)

@@ -74,7 +74,7 @@ impl PageFragCache {
         let need = lines_for(size);
         let step = lines_for(align);
         let mut left = None;
-        if let Some(page) = shelf.current() {
+        if let Some(page) = self.place.page() {
             let small = is_small(need, page.lines()) && shelf.has_ready(need);
             if !small && page.is_all_back(page.uncarved_bytes() >> LINE_SHIFT) {
                 bump(&shelf.counters.reuses);
@@ -138,7 +138,7 @@ impl PageFragCache {
     }
 
     fn fits(&self, size: usize, align: usize) -> bool {
-        let hole = self.shelf().hole();
+        let hole = self.place.hole();
         let start = hole.next_byte().addr();
         let limit = hole.limit.get().addr();
         align_up(start, align)
@@ -150,7 +150,7 @@ impl PageFragCache {
     /// Puts what is left of the hole back into the map.
     pub(super) fn close_hole(&self) {
         let shelf = self.shelf();
-        let Some(page) = shelf.current() else {
+        let Some(page) = self.place.page() else {
             return;
         };
         let hole = page.head();
@@ -250,14 +250,13 @@ impl PageFragCache {
     /// Makes an owned page that is in no list the one being carved.
     pub(super) fn start(&self, page: Page) {
         page.set_role(Role::Current);
-        self.shelf().go_to(page);
+        self.place.go_to(page);
     }
 
     /// Puts the current page away, whose hole is closed.
     pub(super) fn put_current_away(&self) {
-        let shelf = self.shelf();
-        if let Some(page) = shelf.current() {
-            shelf.go_nowhere();
+        if let Some(page) = self.place.page() {
+            self.place.go_nowhere();
             self.put_away(page);
         }
     }
@@ -406,8 +405,8 @@ impl PageFragCache {
             self.close_hole();
         }
         let shelf = self.shelf();
-        if let Some(page) = shelf.current() {
-            shelf.go_nowhere();
+        if let Some(page) = self.place.page() {
+            self.place.go_nowhere();
             self.let_go(page, keep_alive);
         }
         if keep_alive {

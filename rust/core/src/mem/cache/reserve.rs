@@ -1,6 +1,7 @@
 //! Reserve, then commit: room that is shown before it is taken.
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
@@ -26,8 +27,6 @@ pub struct Reservation<'c> {
     cache: &'c mut PageFragCache,
     start: NonNull<u8>,
     room: usize,
-    /// Bytes of it that have become a fragment.
-    taken: usize,
     /// Bytes written through `BufMut`.
     #[cfg(feature = "bytes")]
     filled: usize,
@@ -39,7 +38,6 @@ impl<'c> Reservation<'c> {
             cache,
             start,
             room,
-            taken: 0,
             #[cfg(feature = "bytes")]
             filled: 0,
         }
@@ -55,28 +53,38 @@ impl<'c> Reservation<'c> {
     /// # Errors
     /// [`Error::ZeroSize`], [`Error::CommitAboveRoom`]; nothing is taken then.
     #[inline]
-    pub fn commit(mut self, used: usize) -> Result<FragMut, Error> {
-        if used.wrapping_sub(1) >= self.room {
+    pub fn commit(self, used: usize) -> Result<FragMut, Error> {
+        // In parts from here on: a reservation that a cold half may see lies in memory.
+        let ended = ManuallyDrop::new(self);
+        let (cache, start, room) = (&*ended.cache, ended.start, ended.room);
+        if used.wrapping_sub(1) >= room {
+            cache.put_room_back(start, room, 0);
             return Err(Self::refusal(used));
         }
-        let (frag, taken) = if self.cache.granule() == Granule::Line {
-            let frag = self.cache.hand_out(self.start.as_ptr(), used);
-            (frag, align_up(used, LINE))
-        } else {
-            (bytewise::commit(self.cache, used), used)
-        };
-        // What is behind the fragment stays room, and `drop` puts it back.
-        self.taken = taken;
-        Ok(frag)
+        if !cache.is_plain() {
+            return Ok(Self::commit_with_care(cache, start, room, used));
+        }
+        Ok(cache.carve(cache.place.hole(), start.as_ptr(), used))
     }
 
-    /// Zeroes what was not taken: the user may have written there, and it stays
-    /// room.
+    /// `commit` where bytes are zeroed, or counted one by one.
     #[cold]
     #[inline(never)]
-    fn clear(&mut self) {
-        let taken = self.taken;
-        self[taken..].fill(0);
+    fn commit_with_care(
+        cache: &PageFragCache,
+        start: NonNull<u8>,
+        room: usize,
+        used: usize,
+    ) -> FragMut {
+        let (frag, taken) = if cache.granule() == Granule::Line {
+            let frag = cache.hand_out(start.as_ptr(), used);
+            (frag, align_up(used, LINE))
+        } else {
+            (bytewise::commit(cache, used), used)
+        };
+        // What is behind the fragment stays room.
+        cache.put_room_back(start, room, taken);
+        frag
     }
 
     /// Why nothing is taken.
@@ -120,10 +128,7 @@ impl DerefMut for Reservation<'_> {
 impl Drop for Reservation<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.cache.put_room_back(self.taken);
-        if self.cache.zeroes() {
-            self.clear();
-        }
+        self.cache.put_room_back(self.start, self.room, 0);
     }
 }
 

@@ -7,25 +7,23 @@ use super::{DEAD, FreePage, LastFree, NEVER, NOBODY, ORPHAN, OWNED, Page, Role};
 use std::ptr::NonNull;
 
 use crate::geometry::{FULL, LINE, WORD_LINES, align_up, lines_for};
-use crate::mem::header::line_of;
+use crate::mem::header::{PageHead, line_of};
 use crate::mem::lines;
 use crate::sync::Ordering;
 
-impl Page {
-    /// The owner's thread frees the lines of `bytes` bytes from `start` on, the
-    /// first of a line, the way back: if they are the piece carved last. False
-    /// otherwise; then nothing has been said.
-    #[inline]
-    pub(crate) fn retreat(&self, start: NonNull<u8>, bytes: usize) -> bool {
-        let head = self.head();
-        if head.cursor.get() != start.as_ptr() || head.top.get() != align_up(bytes, LINE) {
-            return false;
-        }
-        debug_assert!(self.is_carved(start, bytes), "freed twice");
-        head.top.set(0);
-        true
+/// The owner's thread frees the lines of `bytes` bytes from `start` on, the first of
+/// a line, the way back: if they are the piece carved last of `head`'s page. False
+/// otherwise; then nothing has been said.
+#[inline]
+pub(crate) fn retreat(head: &PageHead, start: NonNull<u8>, bytes: usize) -> bool {
+    if head.cursor.get() != start.as_ptr() || head.top.get() != align_up(bytes, LINE) {
+        return false;
     }
+    head.top.set(0);
+    true
+}
 
+impl Page {
     /// `retreat` for lines that end where the next byte will be carved: the end
     /// of the last piece, or what was carved before a piece that is back.
     pub(crate) fn retreat_over(&self, start: NonNull<u8>, bytes: usize) -> bool {

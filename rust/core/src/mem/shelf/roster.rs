@@ -36,8 +36,6 @@ impl Roster {
             }
         }
         let new = NonNull::from(Box::leak(Box::new(Shelf::new())));
-        // SAFETY: leaked just now, and nobody else has it yet.
-        unsafe { new.as_ref() }.go_nowhere();
         let mut first = self.first.load(Ordering::Relaxed);
         loop {
             // SAFETY: leaked above, freed only with the roster.
