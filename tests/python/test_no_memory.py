@@ -71,7 +71,8 @@ b.release(); b["a"]
 ring.recv(3, 0); ring.stats(); repr(ring); ring.fileno(); ring.pending; ring.gro; ring.cache
 ring.drain(); p.RxRing(sock); ring.recv(3, "a"); ring.recv("a"); p.RxRing(sock, slots=2**70)
 p.RxRing(sock, gro="a"); p.TxRing(sock, slots="a"); p.PagePool("a"); p.PageFragCache(granule=1.5)
-napi.poll("a"); p.netdev_alloc_frag(5, align="a"); tx.flush("a"); ring.recv(0); ring.recv(3, -1); p.RxRing(3); p.RxRing(sock, slots=0)
+napi.poll("a"); p.netdev_alloc_frag(5, align="a"); tx.flush("a")
+ring.recv(0); ring.recv(3, -1); p.RxRing(3); p.RxRing(sock, slots=0)
 """,
     "tx": """
 tx.send([b"x", f, skb]); tx.send(b, to=b); tx.send(b, to=here); tx.send(b"x", to=here); tx.flush()
