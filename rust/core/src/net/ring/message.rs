@@ -129,6 +129,25 @@ mod tests {
     }
 
     #[test]
+    fn the_parts_of_any_message_are_all_of_it_in_order() {
+        for wire_len in [0, 1, 2, 63, 1000, 65_535, 65_536, usize::MAX] {
+            for segment in [0, 1, 2, 62, 63, 999, 65_534, usize::MAX - 1, usize::MAX] {
+                let mut whole = Message::new(wire_len, Some(segment));
+                let left = whole.left();
+                let mut end = 0;
+                for number in 0..left.min(100_000) {
+                    let part = whole.next_part().expect("so many are left");
+                    assert_eq!(part.at, end);
+                    assert!(part.len <= wire_len - end, "{number} of {left}");
+                    assert!(part.len != 0 || wire_len == 0);
+                    end += part.len;
+                }
+                assert!(whole.left() != 0 || end == wire_len && whole.next_part().is_none());
+            }
+        }
+    }
+
+    #[test]
     fn bytes_are_gathered_across_the_ends_of_the_parts() {
         let all: Vec<u8> = (0..100).collect();
         let cuts = [0, 1, 40, 99, 100];

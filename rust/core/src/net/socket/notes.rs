@@ -20,12 +20,9 @@ pub(crate) struct Notes {
 
 impl Notes {
     /// Reads a buffer of control messages: header, data, padding to a word.
-    pub(super) fn read(mut control: &[u8]) -> Self {
+    pub(super) fn read(control: &[u8]) -> Self {
         let mut notes = Self::default();
-        while let Some((len, level, kind)) = control_header(control) {
-            let Some(data) = control.get(CONTROL_HEADER..len) else {
-                break;
-            };
+        for (level, kind, data) in messages(control) {
             match (level, kind) {
                 (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
                     notes.drops = number(data).map(u32::from_ne_bytes);
@@ -46,8 +43,6 @@ impl Notes {
                 }
                 _ => {}
             }
-            let next = len.next_multiple_of(WORD);
-            control = control.get(next..).unwrap_or_default();
         }
         notes
     }
@@ -56,9 +51,8 @@ impl Notes {
 /// Closes the descriptors that come along, those that a peer has sent (`SCM_RIGHTS`)
 /// and the one that stands for it (`SCM_PIDFD`, where the user has asked the socket for
 /// it): they are open in this process, and nobody else knows of them.
-pub(super) fn close_rights(mut control: &[u8]) {
-    while let Some((len, level, kind)) = control_header(control) {
-        let data = control.get(CONTROL_HEADER..len).unwrap_or_default();
+pub(super) fn close_rights(control: &[u8]) {
+    for (level, kind, data) in messages(control) {
         if level == libc::SOL_SOCKET && [libc::SCM_RIGHTS, SCM_PIDFD].contains(&kind) {
             let numbers = data.chunks_exact(size_of::<c_int>()).filter_map(number);
             // A negative one says why there is none.
@@ -68,9 +62,21 @@ pub(super) fn close_rights(mut control: &[u8]) {
                 drop(unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
-        let next = len.next_multiple_of(WORD);
-        control = control.get(next..).unwrap_or_default();
     }
+}
+
+/// Level, type and data of each control message, up to the first that claims more
+/// than there is.
+fn messages(mut control: &[u8]) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
+    std::iter::from_fn(move || {
+        let (len, level, kind) = control_header(control)?;
+        let data = control.get(CONTROL_HEADER..len)?;
+        // What is there is shorter than any number that could overflow.
+        control = control
+            .get(len.next_multiple_of(WORD)..)
+            .unwrap_or_default();
+        Some((level, kind, data))
+    })
 }
 
 /// A `timespec` as the kernel writes it, two words.
@@ -164,5 +170,52 @@ mod tests {
         }
         assert_eq!(Notes::read(&[0; 64]), Notes::default());
         assert_eq!(Notes::read(&[0xff; 64]), Notes::default());
+        // A length near the end of all numbers ends the reading too, everywhere.
+        for len in [usize::MAX, usize::MAX - 7, isize::MAX.cast_unsigned()] {
+            let mut bytes = whole.clone();
+            bytes[..WORD].copy_from_slice(&len.to_ne_bytes());
+            assert_eq!(messages(&bytes).count(), 0);
+        }
+    }
+
+    /// Bytes of a small generator, with lengths, levels and types that mean
+    /// something now and then.
+    fn noise(seed: &mut u64, len: usize) -> Vec<u8> {
+        let mut next = || {
+            *seed ^= *seed << 13;
+            *seed ^= *seed >> 7;
+            *seed ^= *seed << 17;
+            *seed
+        };
+        let words = (0..len.div_ceil(8)).flat_map(|_| {
+            let word = next();
+            match word % 4 {
+                0 => word.to_ne_bytes(),
+                1 => (word >> 8 & 63).to_ne_bytes(),
+                2 => (u64::MAX - (word >> 8 & 63)).to_ne_bytes(),
+                _ => {
+                    let kinds = [libc::SO_RXQ_OVFL, libc::SO_TIMESTAMPNS, libc::UDP_GRO];
+                    let levels = [libc::SOL_SOCKET, libc::SOL_UDP, libc::IPPROTO_IPV6];
+                    let [_, level, kind, ..] = word.to_le_bytes().map(|byte| usize::from(byte) % 3);
+                    let (level, kind) = (levels[level], kinds[kind]);
+                    (u64::from(kind.cast_unsigned()) << 32 | u64::from(level.cast_unsigned()))
+                        .to_ne_bytes()
+                }
+            }
+        });
+        words.take(len).collect()
+    }
+
+    #[test]
+    fn any_bytes_are_read_to_an_end_and_nothing_is_found_that_is_not_there() {
+        let mut seed = 0x9E37_79B9_7F4A_7C15;
+        for round in 0..20_000 {
+            let bytes = noise(&mut seed, round % 257);
+            let told: usize = messages(&bytes)
+                .map(|(_, _, data)| CONTROL_HEADER + data.len())
+                .sum();
+            assert!(told <= bytes.len());
+            let _ = Notes::read(&bytes);
+        }
     }
 }
