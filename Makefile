@@ -129,8 +129,40 @@ forks: $(MARKS)/module ## fork while eight threads are busy, FORKS=10000 times
 .PHONY: fuzz
 SEED ?= 1000000
 TRACES ?= 10000
-fuzz: trace-programs ## the same with SEED and TRACES of your choice, 200 steps each
+FUZZ_SECONDS ?= 300
+fuzz: fuzz-random fuzz-rust fuzz-python ## all fuzzers; SEED, TRACES (of 200 steps), FUZZ_SECONDS for each that coverage leads
+
+.PHONY: fuzz-random
+fuzz-random: trace-programs
 	$(NOTED) "make fuzz SEED=$(SEED) TRACES=$(TRACES)" -- env $(EXECUTORS) compare $(TRACE) $(SEED) $(TRACES) 200
+
+# libFuzzer comes as C++ source; its counters need no flag of another compiler.
+GUIDED := $(BIN)/python tests/campaigns/guided.py
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+FUZZ_TARGET := $(TARGET)/fuzz
+HOST = $(shell rustc -vV | sed -n 's/host: //p')
+.PHONY: fuzz-rust
+fuzz-rust: trace-programs
+ifeq ($(shell command -v c++ >/dev/null && echo yes),yes)
+	RUSTFLAGS='$(FUZZ_FLAGS)' $(CARGO) build --locked --release --manifest-path tests/fuzz/Cargo.toml --target $(HOST) --target-dir $(FUZZ_TARGET)
+	$(NOTED) "make fuzz-rust (traces)" -- env LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $(GUIDED) "core against model" $(FUZZ_SECONDS) -- $(FUZZ_TARGET)/$(HOST)/release/traces -max_len=1204 tests/traces/corpus
+	$(NOTED) "make fuzz-rust (names)" -- $(GUIDED) "names of senders" $(FUZZ_SECONDS) -- $(FUZZ_TARGET)/$(HOST)/release/names -max_len=64
+else
+	@echo 'left out: libFuzzer needs a C++ compiler to build'
+endif
+
+$(MARKS)/atheris: $(MARKS)/module requirements-fuzz.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements-fuzz.txt
+	@touch $@
+
+.PHONY: fuzz-python
+fuzz-python: trace-programs $(MARKS)/atheris
+	$(NOTED) "make fuzz-python (states)" -- $(BIN)/python tests/campaigns/states.py $(FUZZ_SECONDS)
+	$(NOTED) "make fuzz-python (traces)" -- env LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $(GUIDED) "package against model" $(FUZZ_SECONDS) -- $(BIN)/python tests/campaigns/fuzz_python.py traces -max_len=804
+	$(NOTED) "make fuzz-python (captures)" -- $(GUIDED) "capture files" $(FUZZ_SECONDS) -- $(BIN)/python tests/campaigns/fuzz_python.py captures -max_len=804
+	$(NOTED) "make fuzz-python (pickles)" -- $(GUIDED) "states of pickled batches" $(FUZZ_SECONDS) -- $(BIN)/python tests/campaigns/fuzz_python.py pickles -max_len=400
 
 .PHONY: faults
 FAULT_SECONDS ?= 120

@@ -6,7 +6,10 @@ import stat
 from pathlib import Path
 
 import pytest
+from campaigns import guided
 from campaigns import traces as campaign
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from traces import engine
 from traces.decode import OPS, align_of, decode, digest, pattern, random_trace, size_of
 from traces.model import world
@@ -53,6 +56,20 @@ def test_a_trace_ends_with_nothing_left_and_as_the_model_says(seed: int) -> None
     books = log.splitlines()[-3]
     assert books.startswith("end held=0 live=0 ")
     assert " regions=0 " in books
+
+
+@settings(max_examples=60, deadline=None)
+@given(head=st.binary(min_size=3, max_size=3), steps=st.binary(max_size=400))
+def test_any_bytes_do_what_the_model_says(head: bytes, steps: bytes) -> None:
+    trace = head + b"\0" + steps
+    assert engine.log(trace) == world.log(trace)
+
+
+def test_the_line_of_a_fuzzer_says_what_it_came_to() -> None:
+    said = "#12\tNEW    cov: 41 ft: 9\n#90\tDONE   cov: 57 ft: 9\nDone 90 runs in 3 second(s)\n"
+    assert guided.told("files", 0, said) == "files: 90 runs in 3 s, 57 edges reached, nothing found"
+    for status, text in ((1, said), (0, "no such file")):
+        assert guided.told("files", status, text) == "files: a finding, or it did not run"
 
 
 def test_a_trace_with_faults_is_not_run_where_nothing_can_fail() -> None:

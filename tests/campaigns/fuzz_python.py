@@ -1,0 +1,111 @@
+"""Fuzz targets in Python, led by the coverage of Python code (atheris).
+
+    python tests/campaigns/fuzz_python.py TARGET [libFuzzer's flags] [CORPUS...]
+
+``traces``: any bytes are a program, and the package does what the model says. The coverage is the
+model's, which has a branch for each of the allocator's; the library of ``tests/faults`` is to be
+preloaded. ``captures``: any bytes are a file, and ``pagefrag replay`` reads them or says what is
+wrong with them. ``pickles``: any bytes are the state of a pickled batch, which is refused or is one
+whose packets can be looked at; the code that reads it is Rust, which atheris does not see here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import shutil
+import struct
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import atheris
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "python")]
+
+# Only what is named is instrumented.
+with atheris.instrument_imports(include=["traces.model", "pagefrag.replay", "dpkt", "pcapng"]):
+    import dpkt.pcap  # noqa: F401 - its code is what is covered
+    import pcapng.structs  # noqa: F401 - as above
+    from traces import engine
+    from traces.model import world
+
+    import captures as files_of
+    import pagefrag
+    from pagefrag import _pagefrag
+    from pagefrag.replay import job
+    from pagefrag.replay.capture import CaptureError
+    from pagefrag.replay.traffic import Traffic
+
+PACKETS = [files_of.Packet(index * 1_000, 60 * index, 60 * index) for index in range(3)]
+
+
+def trace(data: bytes) -> None:
+    """The package and the model say the same."""
+    for package, model in zip(
+        engine.log(data).splitlines(), world.log(data).splitlines(), strict=True
+    ):
+        assert package == model, f"package: {package}\nmodel: {model}"
+
+
+def capture(data: bytes) -> None:
+    """A file is read, or refused with a reason."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(data)
+        file.flush()
+        with contextlib.suppress(CaptureError):
+            job.read(Path(file.name), Traffic())
+
+
+def pickle(data: bytes) -> None:
+    """A state is refused, or is a batch."""
+    given = atheris.FuzzedDataProvider(data)
+    number = functools.partial(given.ConsumeIntInRange, 0)
+    names = [given.ConsumeBytes(28) for _ in range(number(2))]
+    runs = [bytearray(number(99)) for _ in range(number(2))]
+    rows = []
+    for _ in range(number(5)):
+        # Small numbers, so that some are right.
+        run, sender, flags = number(2), number(2), number(3)
+        start, length, wire = number(99), number(99), number(99)
+        rows.append(struct.pack("<6IqB", run, start, length, wire, sender, 0, 0, flags))
+    version, table = number(2), b"".join(rows) + given.ConsumeBytes(given.remaining_bytes())
+    try:
+        batch = _pagefrag._restore_batch(version, table, names, 0, runs)
+    except (ValueError, pagefrag.PagefragError):
+        return
+    for packet in batch:
+        packet.tobytes()
+    repr((batch, batch.addresses, list(batch.lengths), list(batch.timestamps or ())))
+    batch.release()
+
+
+def seeds(target: str) -> list[bytes]:
+    """Return what the fuzzer begins with."""
+    if target == "traces":
+        return [file.read_bytes() for file in sorted((TESTS / "traces" / "corpus").iterdir())]
+    if target == "captures":
+        files = [files_of.classic(PACKETS, order, nano=nano) for order in "<>" for nano in (0, 1)]
+        ticks = [files_of.Interface(6), files_of.Interface(0x80 | 6, offset=-500)]
+        return files + [files_of.pcapng(PACKETS, order, ticks) for order in "<>"]
+    return []
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "traces": trace,
+    "captures": capture,
+    "pickles": pickle,
+}
+
+if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in TARGETS:
+        first = Path(tempfile.mkdtemp())
+        for number, text in enumerate(seeds(sys.argv[1])):
+            (first / str(number)).write_bytes(text)
+        atexit.register(shutil.rmtree, first)
+        atheris.Setup([sys.argv[0], *sys.argv[2:], str(first)], TARGETS[sys.argv[1]])
+        atheris.Fuzz()
+    sys.exit(__doc__)
