@@ -12,7 +12,7 @@ SIZE_ABOVE_PAGE = "the size is above the page size of the pool"
 BAD_ALIGNMENT = "the alignment is not a power of two up to the page size"
 
 SHORTAGE = (EXHAUSTED, OUT_OF_MEMORY)
-SMALL = 8  # a request of up to this part of a page is small
+SMALL = 16  # a request of up to this part of a page is small
 TOLL = 32  # steps of the round before a page is taken from the pool
 BYTE_STEPS = 4  # steps of the round at each refill of bytes
 SLOWEST, FASTEST = 4, 64  # quarter steps for a page's worth of lines

@@ -6,7 +6,7 @@ use super::pages::{Count, Frag, LINE, Line, Name, Piece, Role, Shelf, class_of, 
 use super::pool::Pool;
 
 /// A request of up to this part of a page is small.
-const SMALL: usize = 8;
+const SMALL: usize = 16;
 /// Ready pages of one class that a refill looks at.
 const LOOKS: usize = 4;
 /// Steps of the round before a page is taken from the pool.
