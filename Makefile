@@ -86,6 +86,7 @@ test-traces: trace-programs ## both languages and both models run the same trace
 .PHONY: lint
 lint: $(MARKS)/venv ## layout and lints of both languages
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -93,6 +94,7 @@ lint: $(MARKS)/venv ## layout and lints of both languages
 .PHONY: format
 format: $(MARKS)/venv ## let the tools lay everything out
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

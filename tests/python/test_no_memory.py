@@ -211,3 +211,49 @@ def test_a_process_without_map_entries_is_refused_memory_and_lives_on() -> None:
     done = run(MAP_ENTRIES)
     said = "the operating system gave no memory for a region\nlived\n"
     assert (done.returncode, done.stdout) == (0, said), done.stderr[-3000:]
+
+
+ADDRESSES = """
+import resource
+import sys
+import pagefrag
+
+MIB = 1 << 20
+pool = pagefrag.PagePool(MIB, huge_pages="never")
+cache = pagefrag.PageFragCache(pool)
+pool.audit()  # what it imports is there now
+kept = []
+with open("/proc/self/statm") as statm:
+    used = int(statm.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * MIB, -1))
+try:
+    while True:
+        kept.append(cache.alloc(MIB))
+except MemoryError as error:
+    said = str(error)
+before = len(kept)
+stats = pool.audit()
+assert stats.live_bytes == before * MIB and stats.out_of_memory == 1
+if kept:
+    # What comes back is used again, without asking the system.
+    kept.pop().release()
+    kept.append(cache.alloc(MIB))
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+kept += [cache.alloc(MIB) for _ in range(9)]
+for frag in kept:
+    frag.release()
+cache.drain()
+pool.trim()
+assert pool.audit().regions_mapped == 0
+print(before, said)
+"""
+
+
+@pytest.mark.parametrize("mib", [1, 4, 6, 9, 14])
+def test_a_process_without_addresses_is_refused_memory_and_lives_on(mib: int) -> None:
+    done = run(ADDRESSES, str(mib))
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages, said = done.stdout.split(maxsplit=1)
+    assert int(pages) <= mib
+    assert int(pages) % 2 == 0, "regions are used up before the system is asked"
+    assert said == "the operating system gave no memory for a region\n"
