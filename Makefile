@@ -149,7 +149,7 @@ HOST = $(shell rustc -vV | sed -n 's/host: //p')
 fuzz-rust: trace-programs
 ifeq ($(shell command -v c++ >/dev/null && echo yes),yes)
 	RUSTFLAGS='$(FUZZ_FLAGS)' $(CARGO) build --locked --release --manifest-path tests/fuzz/Cargo.toml --target $(HOST) --target-dir $(FUZZ_TARGET)
-	$(NOTED) "make fuzz-rust (traces)" -- env LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $(GUIDED) "core against model" $(FUZZ_SECONDS) -- $(FUZZ_TARGET)/$(HOST)/release/traces -max_len=1204 tests/traces/corpus
+	$(NOTED) "make fuzz-rust (traces)" -- env LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $(GUIDED) "core against model" $(FUZZ_SECONDS) -- $(FUZZ_TARGET)/$(HOST)/release/traces -max_len=1204 -- tests/traces/corpus
 	$(NOTED) "make fuzz-rust (names)" -- $(GUIDED) "names of senders" $(FUZZ_SECONDS) -- $(FUZZ_TARGET)/$(HOST)/release/names -max_len=64
 else
 	@echo 'left out: libFuzzer needs a C++ compiler to build'

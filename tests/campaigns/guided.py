@@ -1,9 +1,9 @@
 """Run a fuzzer that is led by coverage, and say in one line what it came to.
 
-    python tests/campaigns/guided.py NAME SECONDS -- PROGRAM ARGUMENTS...
+    python tests/campaigns/guided.py NAME SECONDS -- PROGRAM ARGUMENTS... [-- CORPUS...]
 
 The program is one that libFuzzer is part of: a target of ``tests/fuzz``, or ``fuzz_python.py``. It
-runs for so many seconds. A finding is shown as it says it, and the line is a failure.
+runs for so many seconds, beginning with the files of the CORPUS folders, which stay as they are. A finding is shown as it says it, and the line is a failure.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ def told(name: str, status: int, said: str) -> str:
 def main(words: list[str]) -> int:
     """Run what the *words* say."""
     match words:
-        case [name, seconds, "--", *program] if program:
+        case [name, seconds, "--", *rest] if rest:
+            ends = rest.index("--") if "--" in rest else len(rest)
+            program, corpus = rest[:ends], rest[ends + 1 :]
             with tempfile.TemporaryDirectory() as found:
+                # The first folder is where the fuzzer puts what it finds: never the corpus.
                 flags = [f"-max_total_time={seconds}", f"-artifact_prefix={found}/", found]
                 done = subprocess.run(
-                    [*program, *flags],
+                    [*program, *flags, *corpus],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     check=False,

@@ -72,6 +72,24 @@ def test_the_line_of_a_fuzzer_says_what_it_came_to() -> None:
         assert guided.told("files", status, text) == "files: a finding, or it did not run"
 
 
+def test_a_fuzzer_leaves_the_corpus_as_it_is(tmp_path: Path) -> None:
+    corpus, fuzzer, words = tmp_path / "corpus", tmp_path / "fuzzer", tmp_path / "words"
+    corpus.mkdir()
+    fuzzer.write_text(f'#!/bin/sh\necho "$@" > {words}\necho "Done 1 runs in 1 second(s)"\n')
+    fuzzer.chmod(fuzzer.stat().st_mode | stat.S_IXUSR)
+    assert guided.main(["files", "1", "--", str(fuzzer), "-max_len=9", "--", str(corpus)]) == 0
+    folders = [word for word in words.read_text().split() if not word.startswith("-")]
+    assert folders[1:] == [str(corpus)]
+    assert folders[0] != str(corpus), "a fuzzer writes into the first"
+
+
+def test_the_corpus_is_small() -> None:
+    sizes = [file.stat().st_size for file in README.with_name("corpus").glob("*.trace")]
+    assert len(sizes) >= 300
+    assert sum(sizes) < 200_000
+    assert len(sizes) == len(list(README.with_name("corpus").iterdir()))
+
+
 def test_a_trace_with_faults_is_not_run_where_nothing_can_fail() -> None:
     trace = random_trace(1, 10)
     with pytest.raises(RuntimeError, match="LD_PRELOAD"):
