@@ -3,7 +3,8 @@
     python tests/campaigns/guided.py NAME SECONDS -- PROGRAM ARGUMENTS... [-- CORPUS...]
 
 The program is one that libFuzzer is part of: a target of ``tests/fuzz``, or ``fuzz_python.py``. It
-runs for so many seconds, beginning with the files of the CORPUS folders, which stay as they are. A finding is shown as it says it, and the line is a failure.
+runs for so many seconds, beginning with the files of the CORPUS folders, which stay as they are. A
+finding is shown as it says it, and the line is a failure.
 """
 
 from __future__ import annotations
