@@ -1,7 +1,7 @@
 """A ring without a socket: the real allocator, driven by the sizes and times of a capture.
 
-It does what `RxRing` does for each packet, with the same calls in the same order: arm buffers up
-to ``slots``, take the newest one, and either give its tail back or, up to ``copybreak`` bytes,
+It does what `RxRing` does for each packet, in the same order: arm buffers up to ``slots``, take the
+first of the newest run of neighbours, and either give its tail back or, up to ``copybreak`` bytes,
 allocate a fragment of the packet's size and arm the buffer again. No byte is written; the pages,
 holes and counters are those of a real `PageFragCache`. The ring is read as each packet comes.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import pagefrag
@@ -25,6 +25,8 @@ __all__ = ["Level", "Look", "Result", "Settings", "look_at_peak", "replay"]
 _SAMPLES = 1_000
 _MOST_SAMPLES = 4_096
 _GRO_PAGE = 65_536
+_SMALL = 8
+"""Part of a page up to which the core opens a hole as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,9 @@ class _Ring:
         self._settings, self._hold, self._period = settings, hold, period
         self._pool = pagefrag.PagePool(settings.page_size)
         self._cache = pagefrag.PageFragCache(self._pool)
-        self._armed: list[pagefrag.Fragment] = []
+        self._armed: list[list[pagefrag.Fragment]] = []
+        """Runs of neighbours, each from its end to its start."""
+        self._waiting = 0
         self._kept: deque[pagefrag.Fragment] = deque()
         self._due: deque[int] = deque()
         self._now = self._page = self._next_sample = 0
@@ -126,17 +130,13 @@ class _Ring:
         """Let *packets* come: the hot loop, so names are local and little is called."""
         result, live, kept, due = self.result, self.result.live, self._kept, self._due
         settings, armed, alloc, hold = self._settings, self._armed, self._cache.alloc, self._hold
-        slots, buf_size, copybreak = settings.slots, settings.buf_size, settings.copybreak
+        buf_size, copybreak = settings.buf_size, settings.copybreak
         for step, size in packets:
             if step:
                 self._now += step
                 self._release()
-            while len(armed) < slots:
-                frag = alloc(buf_size)
-                armed.append(frag)
-                live.end += frag.capacity
-                if frag.page != self._page:
-                    self._turn_page(frag)
+            if self._waiting < settings.slots:
+                self._arm()
             stored = min(size, buf_size)
             if stored <= copybreak:
                 frag = alloc(stored or 1)
@@ -146,7 +146,10 @@ class _Ring:
                 if frag.page != self._page:
                     self._turn_page(frag)
             else:
-                frag = armed.pop()
+                frag = armed[-1].pop()
+                self._waiting -= 1
+                if not armed[-1]:
+                    armed.pop()
                 live.end -= frag.capacity
                 live.end += frag.trim(stored).capacity
             result.truncated += size > stored
@@ -160,6 +163,27 @@ class _Ring:
             del frag  # else it would live until the next packet
             if not hold:
                 self._look()
+
+    def _arm(self) -> None:
+        """Take the buffers that are missing.
+
+        Neighbours are a run, unless they are so large that a hole is opened for each.
+        """
+        run: list[pagefrag.Fragment] = []
+        end = (0, 0)
+        while self._waiting < self._settings.slots:
+            frag = self._cache.alloc(self._settings.buf_size)
+            self._waiting += 1
+            self.result.live.end += frag.capacity
+            if frag.page != self._page:
+                self._turn_page(frag)
+            large = frag.capacity * _SMALL > self._settings.page_size
+            if run and (large or (frag.page, frag.offset) != end):
+                self._armed.append(run[::-1])
+                run = []
+            run.append(frag)
+            end = frag.page, frag.offset + frag.capacity
+        self._armed.append(run[::-1])
 
     def _turn_page(self, frag: pagefrag.Fragment) -> None:
         """Note that *frag* is on another page than the one before it, perhaps a new one."""
@@ -201,7 +225,7 @@ class _Ring:
 
     def show(self, look: Look) -> None:
         """Let *look* see what is alive now."""
-        look(self._kept, self._armed)
+        look(self._kept, chain.from_iterable(self._armed))
 
     def finish(self) -> Result:
         """Look a last time, give everything back, and return what was found."""

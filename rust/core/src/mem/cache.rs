@@ -199,6 +199,25 @@ impl PageFragCache {
         self.alloc_slow(size, align)
     }
 
+    /// Fragments of `size` bytes, whole lines, that lie one behind the other, as one: as
+    /// many as the hole has room for, but one at least and `most` at most.
+    ///
+    /// # Errors
+    /// As [`alloc`](Self::alloc).
+    pub(crate) fn alloc_run(&mut self, size: usize, most: usize) -> Result<FragMut, Error> {
+        debug_assert!(size.is_multiple_of(LINE));
+        if self.granule == Granule::Byte {
+            return self.alloc(size);
+        }
+        self.check(size)?;
+        self.make_room(size, 1)?;
+        let hole = self.place.hole();
+        let start = hole.advance();
+        let room = hole.limit.get().addr() - start.addr();
+        let count = (room / size).clamp(1, most.max(1));
+        Ok(self.carve(hole, start, count * size))
+    }
+
     /// Takes `size` bytes from `start` on, to which `hole` has advanced. The
     /// caller has seen that they fit.
     #[inline]

@@ -2,12 +2,12 @@
 //!
 //! A batch is the memory in which packets lie, in lots, and beside it what is known
 //! of each packet. As long as it is whole, nothing is done for single packets: it
-//! goes back in one batch drop, in which neighbours of one page are settled together.
-//! Each packet gets a fragment of its own when the batch is opened.
+//! goes back lot by lot, a page's worth with one reference. Each packet gets a
+//! fragment of its own when the batch is opened.
 //!
 //! ```text
-//!   lot of one       [ packet ░░░░ ]               a buffer, cut when it is opened
-//!   lot of several   [ packet | packet | packet ]  as they landed: copied out
+//!   apart    [ packet ░░░░ ][ packet ░ ][ packet ░░ ]   buffers: cut where they are
+//!   landed   [ packet | packet | packet | packet ░ ]    segments: copied out
 //! ```
 
 use std::iter::once;
@@ -22,8 +22,10 @@ struct Lot {
     frag: FragMut,
     /// The number of the first packet behind it.
     end: u32,
-    /// 0 for a packet that has the fragment to itself.
+    /// Whole lines, unless they have landed.
     step: u32,
+    /// Did they land side by side?
+    landed: bool,
 }
 
 impl Lot {
@@ -37,11 +39,10 @@ impl Lot {
         mut lens: impl Iterator<Item = usize>,
         all: &mut Vec<FragMut>,
     ) {
-        let Self { mut frag, step, .. } = self;
-        let step = step as usize;
-        if step == 0 {
-            frag.shrink_to(lens.next().unwrap_or(0));
-            return all.push(frag);
+        let step = self.step as usize;
+        let mut frag = self.frag;
+        if !self.landed {
+            return Self::cut(frag, step, lens.take(count), all);
         }
         for nth in 0..count {
             let len = lens.next().unwrap_or(0);
@@ -58,8 +59,8 @@ impl Lot {
         }
     }
 
-    /// Without memory for copies: packets of these lengths where they are. Those that
-    /// share a line are freed together.
+    /// Packets of these lengths where they are, each with its own lines; those that
+    /// share a line, as they may have landed, are freed together.
     fn cut(
         mut frag: FragMut,
         step: usize,
@@ -72,7 +73,9 @@ impl Lot {
                 frag.shrink_to(len);
                 return all.push(frag);
             }
-            all.push(frag.split_to(step));
+            let mut own = frag.split_to(step);
+            own.shrink_to(len);
+            all.push(own);
         }
     }
 }
@@ -88,10 +91,10 @@ impl RxFrags {
         self.0.iter().map(|lot| lot.frag.capacity()).sum()
     }
 
-    /// Do several packets lie in one fragment? Then [`open`](Self::open) gives them
+    /// Do packets lie side by side, as they landed? Then [`open`](Self::open) gives them
     /// another place than their facts tell.
     pub fn is_landed(&self) -> bool {
-        self.0.iter().any(|lot| lot.step != 0)
+        self.0.iter().any(|lot| lot.landed)
     }
 
     /// Every packet in a fragment of its own, of which there are as many as `facts`,
@@ -135,10 +138,13 @@ impl RxFrags {
 
     /// `count` packets in `frag`, one every `step` bytes.
     #[inline]
-    fn push(&mut self, frag: FragMut, step: usize, count: usize) {
-        let end = short(self.len() + count);
-        let step = short(step);
-        self.0.push(Lot { frag, end, step });
+    fn push(&mut self, frag: FragMut, step: usize, count: usize, landed: bool) {
+        self.0.push(Lot {
+            frag,
+            end: short(self.len() + count),
+            step: short(step),
+            landed,
+        });
     }
 
     fn clear(&mut self) {
@@ -289,9 +295,21 @@ impl RxBatch {
     /// of `page_size`.
     #[inline]
     pub(super) fn push(&mut self, frag: FragMut, len: usize, wire_len: usize, page_size: usize) {
-        let (page, offset) = place(&frag, page_size);
+        self.note(&frag, len, wire_len, page_size);
+        self.push_apart(frag, 0, 1);
+    }
+
+    /// A packet in the first `len` bytes of `bytes`, which `push_apart` brings.
+    #[inline]
+    pub(super) fn note(&mut self, bytes: &[u8], len: usize, wire_len: usize, page_size: usize) {
+        let (page, offset) = place(bytes, page_size);
         self.facts.push(page, offset, short(len), short(wire_len));
-        self.frags.push(frag, 0, 1);
+    }
+
+    /// The memory of the next `count` packets that were noted, one every `step` bytes.
+    #[inline]
+    pub(super) fn push_apart(&mut self, frag: FragMut, step: usize, count: usize) {
+        self.frags.push(frag, step, count, false);
     }
 
     /// Packets that lie side by side in the first `len` bytes of `frag`, each of `step`
@@ -300,7 +318,7 @@ impl RxBatch {
         let (page, offset) = place(&frag, page_size);
         let before = self.len();
         self.facts.push_row(page, offset, short(len), short(step));
-        self.frags.push(frag, step, self.len() - before);
+        self.frags.push(frag, step, self.len() - before, true);
     }
 
     pub(super) fn discard(&mut self, packets: u64) {
@@ -308,10 +326,10 @@ impl RxBatch {
     }
 }
 
-/// The page of a fragment, and where in it the fragment starts.
+/// The page of some bytes, and where in it they start.
 #[inline]
-fn place(frag: &FragMut, page_size: usize) -> (usize, u32) {
-    let address = frag.as_ptr().addr();
+fn place(bytes: &[u8], page_size: usize) -> (usize, u32) {
+    let address = bytes.as_ptr().addr();
     let offset = address & (page_size - 1);
     (address - offset, short(offset))
 }

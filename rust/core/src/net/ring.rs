@@ -24,6 +24,7 @@
 //! `rx_alloc_fail`, and the next call tries again.
 
 mod berths;
+mod buffers;
 mod guess;
 mod hand_out;
 mod landing;
@@ -34,12 +35,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use crate::mem::{FragMut, PageFragCache, PagePool, drop_many};
+use crate::mem::{PageFragCache, PagePool};
 use crate::net::batch::RxBatch;
 
 use crate::net::queue::{DropCount, QueueStats};
 use crate::net::socket::{self, Kind, Messages, Needs, Readiness};
 use berths::Berths;
+use buffers::Buffers;
 use guess::Guess;
 use landing::Landing;
 use message::{Message, packets};
@@ -89,11 +91,8 @@ pub struct RxRing<S: AsFd> {
     /// Behind the buffers, when the kernel coalesces.
     landing: Option<Landing>,
     guess: Guess,
-    /// Empty buffers, the warmest last: message 0 goes there. While messages
-    /// wait, the last ones are theirs.
-    armed: Vec<FragMut>,
-    /// Buffers that were emptied by copying, on their way back.
-    again: Vec<FragMut>,
+    /// Empty buffers. While messages wait, the first ones are theirs.
+    buffers: Buffers,
     /// Where super-buffers land that stay.
     berths: Berths,
     messages: Messages,
@@ -151,8 +150,7 @@ impl<S: AsFd> RxRing<S> {
             page_size,
             landing,
             guess: Guess::default(),
-            armed: Vec::with_capacity(slots),
-            again: Vec::with_capacity(slots),
+            buffers: Buffers::new(options.buf_size),
             berths: Berths::default(),
             messages: Messages::new(slots, notes, kind),
             begun: None,
@@ -281,8 +279,8 @@ impl<S: AsFd> RxRing<S> {
                 return found;
             }
         }
-        arm(&mut self.armed, cache, want, self.options.buf_size);
-        self.footing = if self.armed.is_empty() {
+        self.buffers.arm(cache, want);
+        self.footing = if self.buffers.len() == 0 {
             Footing::Nothing
         } else {
             Footing::Buffers
@@ -313,15 +311,11 @@ impl<S: AsFd> RxRing<S> {
         let fd = self.socket.as_fd();
         let Self {
             messages,
-            armed,
+            buffers,
             berths,
             ..
         } = self;
-        let buffers = armed
-            .iter_mut()
-            .rev()
-            .take(want)
-            .map(|buffer| &mut buffer[..]);
+        let buffers = buffers.slots_mut().take(want);
         match (&mut self.landing, self.footing) {
             (Some(landing), Footing::Berths) => {
                 let parts = berths.parts_mut().take(want).zip(landing.slots_mut());
@@ -396,7 +390,7 @@ impl<S: AsFd> RxRing<S> {
         if self.has_pending() {
             self.begun = None;
             self.next = self.came;
-            self.armed.append(&mut self.again);
+            self.buffers.settle();
             self.berths.settle(0);
         }
     }
@@ -409,8 +403,7 @@ impl<S: AsFd> RxRing<S> {
         let waiting = self.came - self.next + usize::from(self.begun.is_some());
         let waiting_in = |footing| if self.footing == footing { waiting } else { 0 };
         self.berths.drain(waiting_in(Footing::Berths));
-        let empty = self.armed.len() - waiting_in(Footing::Buffers);
-        drop_many(self.again.drain(..).chain(self.armed.drain(..empty)));
+        self.buffers.drain(waiting_in(Footing::Buffers));
         if !self.has_pending()
             && let Some(landing) = &mut self.landing
         {
@@ -468,7 +461,7 @@ impl<S: AsFd> RxRing<S> {
 
     /// Buffers that wait for packets now.
     pub fn armed(&self) -> usize {
-        self.armed.len()
+        self.buffers.len()
     }
 }
 
@@ -477,14 +470,5 @@ impl<S: AsFd> Drop for RxRing<S> {
         self.forget();
         self.drain();
         self.needs.let_go(self.socket.as_fd());
-    }
-}
-
-/// Fills `armed` up to `want` buffers, or as far as memory goes.
-fn arm(armed: &mut Vec<FragMut>, cache: &mut PageFragCache, want: usize, bytes: usize) {
-    while armed.len() < want
-        && let Ok(buffer) = cache.alloc(bytes)
-    {
-        armed.push(buffer);
     }
 }

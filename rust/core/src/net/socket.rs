@@ -30,7 +30,8 @@ const _: () = assert!(NAME_BYTES == size_of::<libc::sockaddr_in6>());
 const _: () = assert!(NAME_BYTES >= size_of::<libc::sockaddr_ll>());
 /// Bytes of the longest name there is, the one of a UNIX socket.
 pub(super) const LONG_NAME_BYTES: usize = 110;
-const LONG_NAME_LEN: socklen_t = 110;
+/// Bytes that names of which none is long have each.
+const NAME_STRIDE: usize = NAME_BYTES.next_multiple_of(8);
 const _: () = assert!(LONG_NAME_BYTES == size_of::<libc::sockaddr_un>());
 /// `sa_family` of an IPv4 address.
 pub(super) const FAMILY_INET: u16 = 2;
@@ -281,11 +282,6 @@ fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io
 #[repr(C, align(8))]
 struct Name([u8; NAME_BYTES]);
 
-/// A name of any family.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(8))]
-struct LongName([u8; LONG_NAME_BYTES]);
-
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
@@ -296,7 +292,9 @@ pub(super) struct Messages {
     ///    and all of the headers passed there were filled in just before.
     headers: Box<[libc::mmsghdr]>,
     vectors: Box<[[libc::iovec; PARTS]]>,
-    names: Box<[LongName]>,
+    /// `name_bytes` for each message.
+    names: Box<[u8]>,
+    name_bytes: usize,
     /// Empty when nothing is to be told beside the bytes.
     controls: Box<[Control]>,
     /// Descriptors may come along, which nobody here wants.
@@ -323,11 +321,16 @@ impl Messages {
     /// `notes` there is room for control messages; without, the kernel writes
     /// none, which saves time per packet.
     pub(super) fn new(slots: usize, notes: bool, kind: Kind) -> Self {
+        let name_bytes = match kind {
+            Kind::Unix => LONG_NAME_BYTES,
+            Kind::UdpV4 | Kind::UdpV6 | Kind::Packet => NAME_STRIDE,
+        };
         Self {
             rights: notes && kind == Kind::Unix,
             headers: vec![no_message(); slots].into(),
             vectors: vec![[NO_BUFFER; PARTS]; slots].into(),
-            names: vec![LongName([0; LONG_NAME_BYTES]); slots].into(),
+            names: vec![0; slots * name_bytes].into(),
+            name_bytes,
             controls: vec![Control([0; CONTROL_BYTES]); if notes { slots } else { 0 }].into(),
         }
     }
@@ -407,11 +410,13 @@ impl Messages {
     /// the lengths in them with each call.
     fn fill_in(&mut self, count: usize) {
         let mut controls = self.controls.iter_mut();
-        let parts = self.vectors.iter_mut().zip(&mut self.names);
+        let name_len = socklen_t::try_from(self.name_bytes).unwrap_or(0);
+        let names = self.names.chunks_exact_mut(self.name_bytes);
+        let parts = self.vectors.iter_mut().zip(names);
         for (message, (vectors, name)) in self.headers[..count].iter_mut().zip(parts) {
             let header = &mut message.msg_hdr;
-            header.msg_name = name.0.as_mut_ptr().cast();
-            header.msg_namelen = LONG_NAME_LEN;
+            header.msg_name = name.as_mut_ptr().cast();
+            header.msg_namelen = name_len;
             // One part is cheaper for the kernel than one and empty ones.
             let last = vectors.iter().rposition(|part| part.iov_len != 0);
             header.msg_iovlen = last.unwrap_or(0) as _;
@@ -426,6 +431,7 @@ impl Messages {
     }
 
     /// Bytes of message `index` as it was sent.
+    #[inline]
     pub(super) fn wire_len(&self, index: usize) -> usize {
         self.headers[index].msg_len as usize
     }
@@ -434,14 +440,38 @@ impl Messages {
     /// gave none.
     pub(super) fn name(&self, index: usize) -> &[u8] {
         let len = self.headers[index].msg_hdr.msg_namelen as usize;
-        &self.names[index].0[..len.min(LONG_NAME_BYTES)]
+        &self.names[index * self.name_bytes..][..len.min(self.name_bytes)]
+    }
+
+    /// Has the kernel told the same beside the bytes of message `index` as of the one
+    /// before? May say no although it has.
+    #[inline]
+    pub(super) fn is_like_the_one_before(&self, index: usize) -> bool {
+        let Some([before, this]) = self.headers.get(index.wrapping_sub(1)..=index) else {
+            return false;
+        };
+        if self.name_bytes != NAME_STRIDE
+            || !self.controls.is_empty()
+                && (this.msg_hdr.msg_controllen, before.msg_hdr.msg_controllen) != (0, 0)
+            || this.msg_hdr.msg_namelen != before.msg_hdr.msg_namelen
+        {
+            return false;
+        }
+        let names = &self.names[(index - 1) * NAME_STRIDE..];
+        // Whole, with what earlier names have left behind them: nothing to look for.
+        names.get(..NAME_STRIDE) == names.get(NAME_STRIDE..2 * NAME_STRIDE)
     }
 
     /// What the control messages of message `index` say.
+    #[inline]
     pub(super) fn notes(&self, index: usize) -> Notes {
-        Notes::read(self.control(index))
+        match self.control(index) {
+            [] => Notes::default(),
+            control => Notes::read(control),
+        }
     }
 
+    #[inline]
     fn control(&self, index: usize) -> &[u8] {
         #[allow(clippy::unnecessary_cast, reason = "narrower in some C libraries")]
         let len = self.headers[index].msg_hdr.msg_controllen as usize;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use super::message::{Message, gather, packets};
 use super::{Footing, RxRing};
-use crate::mem::{FragMut, PageFragCache, drop_many};
+use crate::mem::PageFragCache;
 use crate::net::batch::RxBatch;
 use crate::net::facts::RxOrigin;
 
@@ -39,14 +39,18 @@ impl<S: AsFd> RxRing<S> {
 
     /// Hands out what has come, the oldest first: nothing overtakes what waits.
     pub(super) fn hand_out(&mut self, cache: &mut PageFragCache, max: usize, batch: &mut RxBatch) {
-        while batch.len() < max {
+        loop {
+            if self.footing == Footing::Buffers && self.begun.is_none() {
+                self.hand_out_lone(cache, max, batch);
+            }
+            if batch.len() == max {
+                break;
+            }
             let Some(message) = self.begun.take().or_else(|| self.begin_next()) else {
                 break;
             };
-            self.tell_origin(&message, batch);
-            if self.footing == Footing::Buffers && !message.is_joined() {
-                self.hand_out_alone(cache, &message, batch);
-            } else if !self.hand_out_whole(&message, max, batch) {
+            self.tell_origin(self.next - 1, message.is_joined(), batch);
+            if !self.hand_out_whole(&message, max, batch) {
                 self.hand_out_copies(cache, message, max, batch);
             }
         }
@@ -58,7 +62,7 @@ impl<S: AsFd> RxRing<S> {
     /// Nothing waits any more: what was lent to messages is the ring's again, and
     /// what is not going to be used soon goes back.
     fn settle(&mut self, cache: &mut PageFragCache) {
-        self.armed.append(&mut self.again);
+        self.buffers.settle();
         let Some(landing) = &mut self.landing else {
             return;
         };
@@ -74,8 +78,8 @@ impl<S: AsFd> RxRing<S> {
             (true, false) => enough,
         };
         let less = self.berths.settle(berths);
-        if self.armed.len() > 2 * buffers {
-            drop_many(self.armed.drain(..self.armed.len() - buffers));
+        if self.buffers.len() > 2 * buffers {
+            self.buffers.give_back(buffers);
             cache.trim();
         } else if less && !keeps {
             cache.trim();
@@ -98,46 +102,118 @@ impl<S: AsFd> RxRing<S> {
         Some(message)
     }
 
-    /// Notes where the packets of the message that was begun last came from.
-    fn tell_origin(&self, message: &Message, batch: &mut RxBatch) {
-        let notes = self.messages.notes(self.next - 1);
+    /// Notes where the packets of a message came from.
+    fn tell_origin(&self, index: usize, joined: bool, batch: &mut RxBatch) {
+        let notes = self.messages.notes(index);
         batch.facts_mut().begin(RxOrigin {
-            name: self.messages.name(self.next - 1),
+            name: self.messages.name(index),
             timestamp: notes.timestamp,
             interface: notes.interface,
-            segment: message.is_joined(),
+            segment: joined,
         });
     }
 
-    /// A packet that came alone, in the last armed buffer.
-    fn hand_out_alone(
-        &mut self,
-        cache: &mut PageFragCache,
-        message: &Message,
-        batch: &mut RxBatch,
-    ) {
-        let Some(buffer) = self.armed.pop() else {
-            return;
-        };
-        let stored = message.wire_len.min(buffer.len());
-        let frag = self.store(cache, buffer, stored);
-        batch.push(frag, stored, message.wire_len, self.page_size);
+    /// Packets that came alone, each in its buffer, up to the next message that did not.
+    fn hand_out_lone(&mut self, cache: &mut PageFragCache, max: usize, batch: &mut RxBatch) {
+        let end = self.came.min(self.next.saturating_add(max - batch.len()));
+        let mut stays = false;
+        loop {
+            let long = self.hand_out_long(end, stays, batch);
+            let (short, refused) = self.hand_out_short(cache, end, batch);
+            if long + short == 0 && !refused {
+                return;
+            }
+            // Without memory for a copy a packet stays in its buffer: that needs none.
+            stays = refused;
+        }
     }
 
-    /// The fragment in which the first `len` bytes of `buffer` stay.
-    ///
-    /// A small packet for which there is no memory stays in its buffer: that
-    /// needs none. Neither is cut here: most go back as they are, and their pages
-    /// with them.
-    fn store(&mut self, cache: &mut PageFragCache, buffer: FragMut, len: usize) -> FragMut {
-        if len <= self.options.copybreak
-            && let Ok(mut small) = cache.alloc(len.max(1))
+    /// Packets above copybreak, up to the next that is not one: they stay in their
+    /// buffers, which are not cut. Most go back as they are, and their pages with
+    /// them. The first one stays in any case if it must.
+    fn hand_out_long(&mut self, end: usize, mut must: bool, batch: &mut RxBatch) -> usize {
+        let from = self.next;
+        let mut slots = self.buffers.slots();
+        let mut next = from;
+        while next < end
+            && let Some((wire_len, len)) = self.lone(next)
+            && (len > self.options.copybreak || must)
+            && let Some(slot) = slots.next()
         {
-            small[..len].copy_from_slice(&buffer[..len]);
-            self.again.push(buffer);
-            return small;
+            must = false;
+            self.tell_lone(next, batch);
+            batch.note(slot, len, wire_len, self.page_size);
+            next += 1;
         }
-        buffer
+        drop(slots);
+        self.pass(next);
+        let mut left = next - from;
+        while left > 0
+            && let Some((run, count)) = self.buffers.take(left)
+        {
+            batch.push_apart(run, self.buffers.step(), count);
+            left -= count;
+        }
+        next - from
+    }
+
+    /// Packets up to copybreak, up to the next that is not one, each copied into a
+    /// fragment of its size; their buffers are used again. Tells how many they
+    /// were, and whether there was no memory for the next.
+    fn hand_out_short(
+        &mut self,
+        cache: &mut PageFragCache,
+        end: usize,
+        batch: &mut RxBatch,
+    ) -> (usize, bool) {
+        let from = self.next;
+        let mut slots = self.buffers.slots();
+        let (mut next, mut refused) = (from, false);
+        while next < end
+            && let Some((wire_len, len)) = self.lone(next)
+            && len <= self.options.copybreak
+            && let Some(slot) = slots.next()
+        {
+            let Ok(mut small) = cache.alloc(len.max(1)) else {
+                refused = true;
+                break;
+            };
+            small[..len].copy_from_slice(&slot[..len]);
+            self.tell_lone(next, batch);
+            batch.push(small, len, wire_len, self.page_size);
+            next += 1;
+        }
+        drop(slots);
+        self.pass(next);
+        self.buffers.reuse(next - from);
+        (next - from, refused)
+    }
+
+    /// The bytes of a message as it was sent, and as its buffer has them; `None` if it
+    /// was coalesced from several.
+    #[inline]
+    fn lone(&self, index: usize) -> Option<(usize, usize)> {
+        let wire_len = self.messages.wire_len(index);
+        let alone = packets(wire_len, self.messages.notes(index).segment) == 1;
+        alone.then(|| (wire_len, wire_len.min(self.buffers.size())))
+    }
+
+    /// Notes where a packet that came alone came from.
+    #[inline]
+    fn tell_lone(&self, index: usize, batch: &mut RxBatch) {
+        if batch.is_empty() || !self.messages.is_like_the_one_before(index) {
+            self.tell_origin(index, false, batch);
+        }
+    }
+
+    /// Messages up to there have been begun.
+    fn pass(&mut self, next: usize) {
+        for index in self.next..next {
+            if let Some(now) = self.messages.notes(index).drops {
+                self.drops = self.drops.seen(now);
+            }
+        }
+        self.next = next;
     }
 
     /// All packets of a super-buffer that is as expected, where they landed. False if
@@ -171,7 +247,7 @@ impl<S: AsFd> RxRing<S> {
         let found_room = self.footing != Footing::Nothing || landing.is_some();
         let slot = landing.map_or(&[][..], |landing| landing.slot(self.next - 1));
         let parts = match self.footing {
-            Footing::Buffers => [self.armed.last().map_or(&[][..], |one| one), slot, &[]],
+            Footing::Buffers => [self.buffers.slots().next().unwrap_or(&[]), slot, &[]],
             Footing::Berths => {
                 let [first, second] = self.berths.parts();
                 [first, second, slot]
@@ -195,7 +271,7 @@ impl<S: AsFd> RxRing<S> {
             self.begun = Some(message);
         } else {
             match self.footing {
-                Footing::Buffers => self.again.extend(self.armed.pop()),
+                Footing::Buffers => self.buffers.reuse(1),
                 Footing::Berths => self.berths.leave(),
                 Footing::Nothing => {}
             }
