@@ -184,13 +184,13 @@ RIVALS := $(if $(HAVE),--features rivals)
 BENCH := $(CARGO) bench --locked -p pagefrag-benches $(RIVALS)
 
 .PHONY: bench
-bench: $(MARKS)/module ## every bench, rivals beside, 20 minutes; RECORD=benches/record keeps it
+bench: $(MARKS)/module ## every bench, rivals beside, a quarter of an hour; PCAP=capture, RECORD=benches/record keeps it
 	@$(if $(HAVE),,echo 'left out: what needs a C++ compiler and make to build')
 	$(BENCH)
 	$(BIN)/python benches/python/bench_fragment.py
 
 .PHONY: bench-quick
-bench-quick: $(MARKS)/module ## every bench for a moment: a first impression, never a figure
+bench-quick: $(MARKS)/module ## every bench for a moment, three minutes: a first impression, never a figure
 	PAGEFRAG_QUICK=1 PAGEFRAG_RECORD= $(BENCH)
 	PAGEFRAG_RECORD= $(BIN)/python benches/python/bench_fragment.py --quick
 

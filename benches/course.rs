@@ -17,10 +17,14 @@ use crate::arms::Arm;
 use crate::elsewhere::Elsewhere;
 use crate::record::{self, Row};
 use crate::script::{Script, Step, What};
+use crate::stand::{median, quick};
 
 /// Looks at a course, of which the second half counts. A prime number, so that
 /// they fall before, between and after what is given back elsewhere.
 const LOOKS: usize = 127;
+
+/// The same where a first impression is enough.
+const LOOKS_QUICK: usize = 31;
 
 /// Looks of a course that are written down.
 const KEPT: usize = 32;
@@ -87,7 +91,8 @@ impl<A: Arm> Runner<A> {
     }
 
     fn run(mut self, script: &Script) -> Course {
-        let each = script.steps.len().div_ceil(LOOKS);
+        let looks = if quick() { LOOKS_QUICK } else { LOOKS };
+        let each = script.steps.len().div_ceil(looks);
         let looks = script.steps.chunks(each).map(|steps| {
             let (taken, waited) = (self.taken, self.elsewhere.waited());
             let start = Instant::now();
@@ -203,7 +208,7 @@ impl Course {
             most: ratios.iter().copied().fold(0.0, f64::max),
             peaks: most_held as f64 / most_live as f64,
             resident: resident / looks.len() as f64,
-            nanoseconds: crate::stand::median(&times),
+            nanoseconds: median(&times),
         }
     }
 
