@@ -70,8 +70,8 @@ pub(crate) struct Shelf {
     /// Steps that a page's worth of lines pays for; the cache's to set.
     pub(crate) pace: OwnerU64,
     lists: [List; LISTS],
-    /// A bit per ready list that has a page.
-    ready: OwnerU64,
+    /// A bit per list that has a page.
+    filled: OwnerU64,
     /// The list that the round is in, and the next page of it.
     round_in: OwnerU64,
     round_at: OwnerPtr<PageHead>,
@@ -124,7 +124,7 @@ impl Shelf {
             debt: zero(),
             pace: OwnerU64::new(1),
             lists: std::array::from_fn(|_| List::new()),
-            ready: zero(),
+            filled: zero(),
             round_in: zero(),
             round_at: OwnerPtr::null(),
             spare: List::new(),
@@ -173,7 +173,7 @@ impl Shelf {
     fn enlist(&self, page: Page, list: usize) {
         page.set_list(list);
         self.lists[list].push(page);
-        self.ready.set((self.ready.get() | 1 << list) & !1);
+        self.filled.set(self.filled.get() | 1 << list);
     }
 
     /// Takes a page out of the list that it is in.
@@ -184,7 +184,7 @@ impl Shelf {
         let list = page.list();
         self.lists[list].remove(page);
         if self.lists[list].len() == 0 {
-            self.ready.set(self.ready.get() & !(1 << list));
+            self.filled.set(self.filled.get() & !(1 << list));
         }
     }
 
@@ -214,7 +214,7 @@ impl Shelf {
     pub(crate) fn take_ready(&self, need: usize, step: usize, looks: usize) -> Option<Page> {
         let fits = |page: &Page| page.find_hole(0, need, step).is_some();
         let exact = 1 + class_of(need);
-        let mut lists = self.ready.get() >> exact << exact;
+        let mut lists = self.filled.get() >> exact << exact;
         while lists != 0 {
             let list = lists.trailing_zeros() as usize;
             lists &= lists - 1;
@@ -257,7 +257,7 @@ impl Shelf {
 
     /// Is there a ready page that is likely to have `need` lines in a row?
     pub(crate) fn has_ready(&self, need: usize) -> bool {
-        self.ready.get() >> (1 + class_of(need)) != 0
+        self.filled.get() >> (1 + class_of(need)) != 0
     }
 
     /// The pages of the retired and ready lists.
@@ -284,11 +284,13 @@ impl Shelf {
 
     /// The first page of the next list that has one.
     fn next_list_of_round(&self) -> Option<Page> {
-        (0..LISTS).find_map(|_| {
-            let list = (self.round_in.get() + 1) % LISTS as u64;
-            self.round_in.set(list);
-            self.lists[usize::try_from(list).unwrap_or(0)].first()
-        })
+        let filled = self.filled.get();
+        let behind = filled >> 1 >> self.round_in.get() << 1 << self.round_in.get();
+        // From the first list on again when there is none behind.
+        let next = if behind == 0 { filled } else { behind };
+        let list = (next != 0).then(|| next.trailing_zeros())?;
+        self.round_in.set(u64::from(list));
+        self.lists[list as usize].first()
     }
 
     /// The pages in all lists.
