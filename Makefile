@@ -1,6 +1,7 @@
 # Everything a developer types. `make help` lists it. Nothing outside this
-# folder is written: Python tools live in .venv, Rust's output in target, and
-# the marks of what is up to date in .venv/.made.
+# folder is written: Python tools live in .venv, Rust's output in target, the
+# marks of what is up to date in .venv/.made, and an interpreter without a
+# global lock, if one has to be built, in .free-threaded.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -175,6 +176,11 @@ faults: trace-programs ## each call of the pool to the system fails once and for
 campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, off; each checked
 	$(NOTED) "make campaign-rings" -- $(BIN)/python tests/campaign_rings.py $(ARGS)
 
+# FREE_THREADED_PYTHON names an interpreter; without it one is looked for, or built in .free-threaded.
+.PHONY: test-free-threaded
+test-free-threaded: $(MARKS)/venv ## the Python tests without a global lock: CPython 3.14t, found or built
+	$(NOTED) "make test-free-threaded" -- $(BIN)/python tests/campaigns/free_threaded.py $(ARGS)
+
 # Written down only on request: `make bench RECORD=benches/record`.
 RECORD ?=
 export PAGEFRAG_RECORD := $(RECORD)
@@ -221,6 +227,6 @@ wheel: $(MARKS)/venv ## build a wheel and a source archive into dist
 
 .PHONY: clean
 clean: ## remove everything that make made
-	rm -rf $(VENV) target dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .free-threaded target dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find python -name '_pagefrag*.so' -delete
