@@ -181,6 +181,10 @@ campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, of
 test-free-threaded: $(MARKS)/venv ## the Python tests without a global lock: CPython 3.14t, found or built
 	$(NOTED) "make test-free-threaded" -- $(BIN)/python tests/campaigns/free_threaded.py $(ARGS)
 
+.PHONY: test-wheel
+test-wheel: $(MARKS)/venv ## both kinds of wheel, each installed where nothing else is, and used
+	$(NOTED) "make test-wheel" -- $(BIN)/python tests/campaigns/wheel.py
+
 # Written down only on request: `make bench RECORD=benches/record`.
 RECORD ?=
 export PAGEFRAG_RECORD := $(RECORD)
@@ -211,6 +215,10 @@ bench-docs: $(MARKS)/venv ## draw docs/benchmarks.md and the README's table from
 .PHONY: bench-rings
 bench-rings: $(MARKS)/module ## receive UDP with rings, sockets, asyncio, uvloop and without Python; ARGS=--quick
 	$(BIN)/python benches/python/bench_rings.py $(ARGS)
+
+.PHONY: bench-wheel
+bench-wheel: $(MARKS)/venv ## time to build the core and to import, size of the wheel; abi3 beside
+	$(NOTED) "make bench-wheel" -- $(BIN)/python benches/python/bench_wheel.py
 
 # --- documentation ----------------------------------------------------------
 

@@ -142,7 +142,9 @@ def furnish(python: str) -> Path:
             left_out.append(package)
     # What lacks a part of itself is as good as missing.
     check = subprocess.run([*pip, "check"], capture_output=True, text=True, check=False)
-    lame = re.findall(r"^(\S+) \S+ requires .* not installed", check.stdout, re.MULTILINE)
+    needs = re.findall(r"^(\S+) \S+ requires (\S+), which is not", check.stdout, re.MULTILINE)
+    gone = {package.partition("==")[0] for package in left_out}
+    lame = [package for package, part in needs if part in gone]
     if lame:
         subprocess.run([*pip, "uninstall", "--quiet", "--yes", *lame], check=True)
     print("no wheel for it:", ", ".join([*left_out, *lame]) or "none", flush=True)
