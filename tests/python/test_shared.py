@@ -21,8 +21,7 @@ from typing import Any
 
 import pytest
 
-import pagefrag
-from actors import LONG
+from actors import LONG, started, until
 from pagefrag import (
     Batch,
     ContextError,
@@ -350,8 +349,29 @@ def test_the_first_use_on_many_threads_at_once() -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_thread_that_waits_takes_back_what_others_dropped(
+    pool: PagePool, sock: socket.socket, sender: socket.socket
+) -> None:
+    cache, made = PageFragCache(pool), threading.Event()
+    kept: list[Fragment] = []
+    with RxRing(sock) as ring:
+
+        def receive() -> Batch:
+            kept.extend(cache.alloc_many(10, 1000))
+            made.set()
+            return ring.recv(timeout=LONG)
+
+        thread, found = started(receive)
+        made.wait()
+        kept.clear()
+        until(lambda: pool.stats().live_bytes == 0)
+        assert thread.is_alive()
+        sender.send(b"the end")
+        thread.join()
+    assert found[0][0] == b"the end"
+
+
 def test_released_on_another_thread_is_given_back_at_once(pool: PagePool) -> None:
-    """A dropped one too, with a global lock; without, when its maker runs next."""
     cache, kept, made, over = PageFragCache(pool), [], threading.Event(), threading.Event()
 
     def make() -> None:
@@ -368,4 +388,3 @@ def test_released_on_another_thread_is_given_back_at_once(pool: PagePool) -> Non
     over.set()
     maker.join()
     kept.clear()
-    assert pagefrag.Fragment is type(cache.alloc(1))

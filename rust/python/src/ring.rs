@@ -27,6 +27,7 @@ use crate::cache::PageFragCache;
 use crate::deadline::Deadline;
 use crate::error::{from_io, os, out_of_context, value};
 use crate::made::{Number, Text};
+use crate::pause::pause;
 use crate::sock::{BAD_DESCRIPTOR, family, fileno};
 use crate::turn::Turn;
 use crate::{stats, thread_end, unclosed};
@@ -385,7 +386,7 @@ impl RxRing {
             let fd = self.begin_wait(std::mem::take(&mut first))?;
             let answer = py.detach(|| net::wait_readable(fd.as_fd(), Some(slice)));
             last = answer.map_err(|error| from_io(&error))? == Readiness::ShutDown;
-            py.check_signals()?;
+            pause(py)?;
         }
     }
 

@@ -27,6 +27,7 @@ use crate::destination::destinations;
 use crate::error::{from_io, os, out_of_context};
 use crate::held::Held;
 use crate::made::{Number, Text};
+use crate::pause::pause;
 use crate::ring::{MOMENT, closed};
 use crate::sock::{BAD_DESCRIPTOR, family, fileno};
 use crate::turn::Turn;
@@ -283,7 +284,7 @@ impl TxRing {
                 net::wait_writable(fd.as_fd(), Some(slice))
             });
             waited.map_err(|error| from_io(&error))?;
-            py.check_signals()?;
+            pause(py)?;
         }
     }
 
