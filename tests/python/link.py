@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
 import socket
 import struct
 import time
+from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
 TUNSETIFF = 0x400454CA
@@ -50,6 +52,12 @@ class Link:
                 (SIOCSIFFLAGS, struct.pack("H22x", IFF_UP_RUNNING)),
             ):
                 fcntl.ioctl(sock, request, self.name + value)
+        # After so many seconds of asking for the neighbour the kernel drops what it keeps for it:
+        # three, unless it lets us say more.
+        name = self.name.rstrip(b"\0").decode()
+        asked = Path(f"/proc/sys/net/ipv4/neigh/{name}/mcast_solicit")
+        with contextlib.suppress(OSError):
+            asked.write_text("1000", encoding="ascii")
 
     @staticmethod
     def _address(host: str) -> bytes:
