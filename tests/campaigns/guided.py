@@ -23,8 +23,9 @@ def told(name: str, status: int, said: str) -> str:
     done = DONE.search(said)
     if status != 0 or done is None:
         return f"{name}: a finding, or it did not run"
-    covered = COVERED.findall(said) or ["0"]
-    return f"{name}: {done[1]} runs in {done[2]} s, {covered[-1]} edges reached, nothing found"
+    edges = int([0, *COVERED.findall(said)][-1])
+    led = f"{edges} edges reached" if edges else "not led by coverage"
+    return f"{name}: {done[1]} runs in {done[2]} s, {led}, nothing found"
 
 
 def main(words: list[str]) -> int:

@@ -68,6 +68,8 @@ def test_any_bytes_do_what_the_model_says(head: bytes, steps: bytes) -> None:
 def test_the_line_of_a_fuzzer_says_what_it_came_to() -> None:
     said = "#12\tNEW    cov: 41 ft: 9\n#90\tDONE   cov: 57 ft: 9\nDone 90 runs in 3 second(s)\n"
     assert guided.told("files", 0, said) == "files: 90 runs in 3 s, 57 edges reached, nothing found"
+    blind = guided.told("files", 0, said.replace("57", "0").replace("41", "0"))
+    assert blind == "files: 90 runs in 3 s, not led by coverage, nothing found"
     for status, text in ((1, said), (0, "no such file")):
         assert guided.told("files", status, text) == "files: a finding, or it did not run"
 
