@@ -133,10 +133,10 @@ forks: $(MARKS)/module ## fork while eight threads are busy, FORKS=10000 times
 SEED ?= 1000000
 TRACES ?= 10000
 FUZZ_SECONDS ?= 300
-fuzz: fuzz-random fuzz-rust fuzz-python ## all fuzzers; SEED, TRACES (of 200 steps), FUZZ_SECONDS for each that coverage leads
+fuzz: fuzz-random fuzz-rust fuzz-python ## all fuzzers, FUZZ_SECONDS=300 each; SEED and TRACES=10000 of 200 steps
 
 .PHONY: fuzz-random
-fuzz-random: trace-programs
+fuzz-random: trace-programs ## random traces in four executors
 	$(NOTED) "make fuzz SEED=$(SEED) TRACES=$(TRACES)" -- env $(EXECUTORS) compare $(TRACE) $(SEED) $(TRACES) 200
 
 # libFuzzer comes as C++ source; its counters need no flag of another compiler.
@@ -147,7 +147,7 @@ FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 FUZZ_TARGET := $(TARGET)/fuzz
 HOST = $(shell rustc -vV | sed -n 's/host: //p')
 .PHONY: fuzz-rust
-fuzz-rust: trace-programs
+fuzz-rust: trace-programs ## libFuzzer: the core against its model, names of senders
 ifeq ($(shell command -v c++ >/dev/null && echo yes),yes)
 	RUSTFLAGS='$(FUZZ_FLAGS)' $(CARGO) build --locked --release --manifest-path tests/fuzz/Cargo.toml --target $(HOST) --target-dir $(FUZZ_TARGET)
 	$(NOTED) "make fuzz-rust (traces)" -- env LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $(GUIDED) "core against model" $(FUZZ_SECONDS) -- $(FUZZ_TARGET)/$(HOST)/release/traces -max_len=1204 -- tests/traces/corpus
@@ -161,7 +161,7 @@ $(MARKS)/atheris: $(MARKS)/module requirements-fuzz.txt
 	@touch $@
 
 .PHONY: fuzz-python
-fuzz-python: trace-programs $(MARKS)/atheris
+fuzz-python: trace-programs $(MARKS)/atheris ## a state machine, and atheris: the package against its model, capture files, pickles
 	$(NOTED) "make fuzz-python (states)" -- $(BIN)/python tests/campaigns/states.py $(FUZZ_SECONDS)
 	$(NOTED) "make fuzz-python (traces)" -- env LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $(GUIDED) "package against model" $(FUZZ_SECONDS) -- $(BIN)/python tests/campaigns/fuzz_python.py traces -max_len=804
 	$(NOTED) "make fuzz-python (captures)" -- $(GUIDED) "capture files" $(FUZZ_SECONDS) -- $(BIN)/python tests/campaigns/fuzz_python.py captures -max_len=804
