@@ -418,3 +418,22 @@ fn padding_is_the_rest_of_the_last_line_and_of_a_byte_page_nothing() {
     }
     assert_gone(&pool);
 }
+
+#[test]
+fn whoever_brings_fragments_to_be_dropped_may_drain_their_cache_between_two() {
+    let pool = PagePool::new(32 * 1024).unwrap();
+    for at in 0..8 {
+        let mut cache = PageFragCache::new(&pool);
+        let frags: Vec<_> = (0..8).map(|_| cache.alloc(512).unwrap()).collect();
+        let kept = cache.alloc(512).unwrap();
+        drop_many(frags.into_iter().enumerate().map(|(nth, frag)| {
+            if nth == at {
+                cache.drain();
+            }
+            frag
+        }));
+        assert_eq!(pool.audit().unwrap().live_bytes, 512);
+        drop(kept);
+        assert_eq!(pool.audit().unwrap().pages_in_use, 0);
+    }
+}

@@ -194,23 +194,49 @@ fn promise_2_a_batch_costs_as_many_as_the_map_words_it_touches() {
             step::count(|| drop_many(frags.by_ref()))
         })
     };
-    assert_eq!(
-        count(&[512; 64]).locked,
-        8,
-        "64 fragments in the 8 words of a page"
-    );
-    assert_eq!(count(&[64; 128]).locked, 2, "128 in 2 words");
-    assert_eq!(count(&[64; 64]).locked, 1, "64 in one word");
-    assert!(count(&[1536; 21]).locked <= 8, "21 that cross words");
-    assert_eq!(count(&[4096; 8]).locked, 8);
-    assert_eq!(count(&[32768]).locked, 1);
-    // In reverse order as well: a word is a word.
-    let reverse = with_foreign(&[512; 64], |mut frags| {
-        frags.reverse();
+    for (sizes, what) in [
+        (&[512; 64][..], "64 fragments in the 8 words of a page"),
+        (&[64; 128], "128 in 2 words"),
+        (&[64; 64], "64 in one word"),
+        (&[1536; 21], "21 that cross words"),
+        (&[4096; 8], "one for each word"),
+        (&[32768], "the page"),
+    ] {
+        assert_eq!(count(sizes).locked, 1, "neighbours: {what}");
+        // In reverse order as well.
+        let reverse = with_foreign(sizes, |mut frags| {
+            frags.reverse();
+            let mut frags = frags.into_iter();
+            step::count(|| drop_many(frags.by_ref()))
+        });
+        assert_eq!(reverse.locked, 1, "in reverse order: {what}");
+    }
+    // Every other one: no neighbours, but a word is a word.
+    let apart = |reverse: bool| {
+        with_foreign(&[256; 128], |frags| {
+            let (mut some, others): (Vec<_>, Vec<_>) =
+                frags.into_iter().partition(|frag| frag.offset() % 512 == 0);
+            if reverse {
+                some.reverse();
+            }
+            let mut some = some.into_iter();
+            let executed = step::count(|| drop_many(some.by_ref()));
+            drop_many(others);
+            executed
+        })
+    };
+    assert_eq!(apart(false).locked, 8, "64 apart in 8 words");
+    assert_eq!(apart(true).locked, 8, "the same in reverse order");
+}
+
+#[test]
+fn promise_2_a_batch_of_neighbours_costs_few_instructions_each() {
+    let executed = with_foreign(&[512; 64], |frags| {
         let mut frags = frags.into_iter();
         step::count(|| drop_many(frags.by_ref()))
     });
-    assert_eq!(reverse.locked, 8);
+    let most = if CHECKED { 400 } else { 25 };
+    assert!(executed.instructions <= 64 * most, "{executed:?}");
 }
 
 #[test]

@@ -1,12 +1,24 @@
 //! Many frees at once: neighbours of one page share a locked instruction.
 //!
-//! Fragments of other threads' pages are gathered word by word and posted when
-//! the word changes, so that a page's worth costs as many locked instructions
-//! as it has map words, however many fragments it was. Of an orphan all are
-//! counted in one.
+//! ```text
+//!   page   ██ a ██ b ██ c ██░░░░ d ██ e ██      a, b, c: one run; d, e: another
+//! ```
+//!
+//! *Runs.* Fragments that lie one behind the other become a run, with a few
+//! comparisons each, and a run is freed as if it had been one fragment: on its own
+//! thread at once; elsewhere its lines join those of the word of the map in which it
+//! begins, and the lines beyond that word are left beside it.
+//!
+//! *Words.* What was gathered in a word is posted when the word changes, so that
+//! a page's worth costs as many locked instructions as it has map words at most,
+//! however many fragments it was and whatever lies between them, and one if nothing
+//! does. Of an orphan all are counted in one.
 
-use crate::geometry::WORD_LINES;
+use std::ptr::NonNull;
+
+use crate::geometry::{LINE, LINE_SHIFT, WORD_LINES, align_up};
 use crate::mem::depot;
+use crate::mem::header::line_of;
 use crate::mem::lines::{head_mask, next_run};
 use crate::mem::page::Page;
 use crate::mem::raw::RawFrag;
@@ -26,7 +38,7 @@ use crate::mem::raw::RawFrag;
 /// let mut cache = PageFragCache::new(&pool);
 /// let frags: Result<Vec<_>, _> = (0..64).map(|_| cache.alloc(512)).collect();
 /// let frags = frags?;
-/// // Eight locked instructions instead of sixty-four:
+/// // One locked instruction instead of sixty-four:
 /// std::thread::spawn(move || drop_many(frags)).join().unwrap();
 /// assert_eq!(pool.stats().live_bytes, 0);
 /// # Ok::<(), pagefrag::Error>(())
@@ -42,16 +54,29 @@ where
     }
 }
 
-/// What has been gathered and not yet said: all of it of one page.
+/// Neighbours, not freed yet.
+///
+/// Invariant: the lines from `start` to the batch's `end` lie in `page` and are those
+/// of fragments whose handles are gone: ours to free, which keeps the page mapped.
+struct Run {
+    page: Page,
+    start: NonNull<u8>,
+}
+
+/// What has been gathered and not yet said, beside the run: all of it of one page.
 #[derive(Default)]
 struct Batch {
+    run: Option<Run>,
+    /// Where the run ends, and where its page does; 0 without one.
+    end: usize,
+    limit: usize,
     /// The page, while something of it is pending; that keeps it mapped.
     page: Option<Page>,
     /// The map word that is being gathered.
     word: usize,
     /// Lines in `word`.
     mask: u64,
-    /// Lines behind `word` that the last fragment in it covers.
+    /// Lines behind `word` that the last run in it covers.
     beyond: usize,
     /// Did the page look like an orphan when it was opened?
     orphan: bool,
@@ -60,14 +85,68 @@ struct Batch {
 }
 
 impl Batch {
+    #[inline]
     fn push(&mut self, frag: RawFrag) {
-        let Some(page) = frag.foreign_lines() else {
-            // Own pages and special cases go the usual way.
-            return drop(frag);
+        let start = frag.as_ptr().addr();
+        match frag.plain_len() {
+            // What begins where the page ends is another page's.
+            Some(len) if start == self.end && start != self.limit => {
+                frag.forget();
+                self.end = start + align_up(len, LINE);
+            }
+            _ => self.push_apart(frag),
+        }
+    }
+
+    /// A fragment that does not lie behind the run: before it, or apart.
+    #[inline(never)]
+    fn push_apart(&mut self, frag: RawFrag) {
+        let Some(len) = frag.plain_len() else {
+            return self.push_alone(frag);
         };
-        let (first, count) = page.1;
-        let page = page.0;
+        let (start, page) = (frag.first_byte(), frag.home());
         frag.forget();
+        let end = start.addr().get() + align_up(len, LINE);
+        match &mut self.run {
+            Some(run) if end == run.start.addr().get() && page == run.page => run.start = start,
+            _ => {
+                self.settle();
+                self.limit = page.base().addr().get() + page.size();
+                self.run = Some(Run { page, start });
+                self.end = end;
+            }
+        }
+    }
+
+    /// A fragment whose handle says more than what it shows.
+    fn push_alone(&mut self, frag: RawFrag) {
+        match frag.foreign_lines() {
+            Some((page, (first, count))) => {
+                frag.forget();
+                self.gather(page, first, count);
+            }
+            // Special cases go the usual way.
+            None => drop(frag),
+        }
+    }
+
+    /// Frees the run, or gathers it.
+    fn settle(&mut self) {
+        let Some(run) = self.run.take() else {
+            return;
+        };
+        let bytes = self.end - run.start.addr().get();
+        (self.end, self.limit) = (0, 0);
+        // Asked only now: whoever brings the fragments may have drained the cache since.
+        if run.page.is_mine() {
+            RawFrag::free_plain(run.start, bytes);
+        } else {
+            self.gather(run.page, line_of(run.start), bytes >> LINE_SHIFT);
+        }
+    }
+
+    /// Lines of another thread's page, which are ours to free.
+    fn gather(&mut self, page: Page, first: usize, count: usize) {
         if self.page != Some(page) {
             self.flush();
             self.page = Some(page);
@@ -122,6 +201,7 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
+        self.settle();
         self.flush();
     }
 }

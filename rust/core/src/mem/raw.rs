@@ -440,7 +440,23 @@ impl RawFrag {
         plain.then(|| (page, (tag.first(), tag.count())))
     }
 
+    /// The length of a fragment that comes home as it is shown, with nothing to look
+    /// after: its lines are those that it lies in. For `batch`.
+    #[inline]
+    pub(crate) fn plain_len(&self) -> Option<usize> {
+        // Relaxed: as in `tag`.
+        let word = self.word.load(Ordering::Relaxed);
+        #[allow(clippy::cast_possible_truncation)] // 21 bits
+        (word <= LEN).then_some(word as usize)
+    }
+
+    /// The first byte that it shows; of a plain fragment the first of a line.
+    pub(crate) fn first_byte(&self) -> NonNull<u8> {
+        self.ptr
+    }
+
     /// Ends the handle without freeing anything: its lines are the caller's.
+    #[inline]
     pub(crate) fn forget(self) {
         std::mem::forget(self);
     }
@@ -485,7 +501,7 @@ impl RawFrag {
     /// Frees a plain fragment that is not the piece carved last here. Out of line, so
     /// that those take no room where they are freed.
     #[inline(never)]
-    fn free_plain(start: NonNull<u8>, len: usize) {
+    pub(crate) fn free_plain(start: NonNull<u8>, len: usize) {
         // SAFETY: as in `home`; the fragment is alive until the page hears of its end.
         let page = unsafe { Page::containing(start) };
         let (first, count) = (line_of(start), lines_for(len));

@@ -3,7 +3,7 @@
 use loom::thread;
 
 use super::{Payload, WORD, model, overlaps, place, pool, settled};
-use crate::{LINE, PageFragCache};
+use crate::{LINE, PageFragCache, drop_many};
 
 #[test]
 fn remote_free_against_sweep() {
@@ -26,6 +26,32 @@ fn remote_free_against_sweep() {
         }
         other.join().unwrap();
         drop((fill, keep));
+        drop(cache);
+        settled(&pool);
+    });
+}
+
+#[test]
+fn a_run_across_words_against_sweep() {
+    model(|| {
+        let pool = pool(Some(1));
+        let mut cache = PageFragCache::new(&pool);
+        let keep = cache.alloc(LINE).unwrap();
+        // Lines 1 and 2, freed as one.
+        let run: Vec<_> = (0..2).map(|_| cache.alloc(LINE).unwrap()).collect();
+        let old = (place(&run[0]).0, WORD);
+        let bytes = Payload::new();
+        let witness = bytes.clone();
+        let other = thread::spawn(move || {
+            witness.write();
+            drop_many(run);
+        });
+        let next = cache.alloc(WORD).unwrap();
+        if overlaps(&next, old) {
+            bytes.write();
+        }
+        other.join().unwrap();
+        drop((next, keep));
         drop(cache);
         settled(&pool);
     });
