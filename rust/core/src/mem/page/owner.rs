@@ -176,11 +176,21 @@ impl Page {
             .find(|&(first, count)| align_up(first, align) - first + need <= count)
     }
 
-    /// The shortest run of free lines that `find_hole` could have returned.
+    /// The shortest run of free lines that `find_hole` could have returned; the
+    /// first of them. None can be shorter than what is needed, so one that fits
+    /// exactly ends the search.
     pub(crate) fn find_shortest(self, need: usize, align: usize) -> Option<(usize, usize)> {
-        self.holes(0)
-            .filter(|&(first, count)| align_up(first, align) - first + need <= count)
-            .min_by_key(|&(_, count)| count)
+        let mut shortest: Option<(usize, usize)> = None;
+        for (first, count) in self.holes(0) {
+            let fits = align_up(first, align) - first + need <= count;
+            if fits && shortest.is_none_or(|(_, least)| count < least) {
+                shortest = Some((first, count));
+                if count == need {
+                    break;
+                }
+            }
+        }
+        shortest
     }
 
     /// The runs of free lines at or after line `from`, as `(first, count)`.
