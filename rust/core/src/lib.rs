@@ -81,6 +81,6 @@ pub use error::Error;
 pub use geometry::{DEFAULT_PAGE, LINE, MAX_PAGE, MIN_PAGE, REGION};
 pub use mem::{
     Frag, FragMut, Granule, HugePages, LocalCache, PageFragCache, PagePool, PoolBuilder, RawFrag,
-    Reservation, WeakLocalCache, drop_many, os_page_size, thread_exit,
+    RegionWatch, Reservation, WeakLocalCache, drop_many, os_page_size, thread_exit,
 };
 pub use stats::{AuditError, CacheStats, PoolStats};

@@ -8,7 +8,7 @@ use pyo3::sync::PyOnceLock;
 use crate::args::{self, Given};
 use crate::error::{broken, from_core};
 use crate::made::{Number, Text};
-use crate::stats;
+use crate::{stats, tracemalloc};
 
 /// Pages of one size, cut from regions of 2 MiB, for any number of caches and threads.
 ///
@@ -17,6 +17,9 @@ use crate::stats;
 /// "auto" (ask for transparent huge pages, do without them silently) or "never". `init_on_alloc`
 /// and `init_on_free` fill memory with zeros when a fragment is carved or freed; without them a
 /// fresh fragment shows whatever was there before.
+///
+/// With `tracemalloc=True` each region is noted in `tracemalloc`, where it is traced, in the domain
+/// `PagePool.TRACEMALLOC_DOMAIN`.
 ///
 /// A pool lives as long as any of its caches or fragments.
 ///
@@ -27,19 +30,27 @@ use crate::stats;
 #[pyclass(frozen, weakref, module = "pagefrag")]
 pub(crate) struct PagePool {
     pub(crate) core: pagefrag::PagePool,
+    tracemalloc: bool,
 }
 
 #[pymethods]
 impl PagePool {
     #[new]
-    #[pyo3(signature = (page_size=Given::default(32768), *, max_bytes=None, huge_pages="auto", init_on_alloc=false, init_on_free=false),
-           text_signature = "(page_size=32768, *, max_bytes=None, huge_pages='auto', init_on_alloc=False, init_on_free=False)")]
+    #[pyo3(signature = (page_size=Given::default(32768), *, max_bytes=None, huge_pages="auto", init_on_alloc=false, init_on_free=false, tracemalloc=false),
+           text_signature = "(page_size=32768, *, max_bytes=None, huge_pages='auto', init_on_alloc=False, init_on_free=False, tracemalloc=False)")]
+    #[allow(
+        clippy::too_many_arguments,
+        clippy::fn_params_excessive_bools,
+        reason = "keywords"
+    )]
     fn new(
+        py: Python<'_>,
         #[pyo3(from_py_with = args::page_size)] page_size: Given<usize>,
         max_bytes: Option<&Bound<'_, PyAny>>,
         huge_pages: &str,
         init_on_alloc: bool,
         init_on_free: bool,
+        tracemalloc: bool,
     ) -> PyResult<Self> {
         let page_size = page_size.read()?;
         let max_bytes = max_bytes
@@ -62,8 +73,12 @@ impl PagePool {
         if let Some(max_bytes) = max_bytes {
             builder = builder.max_bytes(max_bytes);
         }
+        if tracemalloc {
+            builder = builder.watch(tracemalloc::watch(py)?);
+        }
         Ok(Self {
             core: builder.build().map_err(from_core)?,
+            tracemalloc,
         })
     }
 
@@ -100,6 +115,10 @@ impl PagePool {
     fn trim(&self) -> Number {
         Number(self.core.trim())
     }
+
+    /// The domain of `tracemalloc` in which regions are noted.
+    #[classattr]
+    const TRACEMALLOC_DOMAIN: u32 = tracemalloc::DOMAIN;
 
     /// What the pool may hold at most, in bytes of regions; None when there is no limit.
     ///
@@ -149,6 +168,15 @@ impl PagePool {
         self.core.init_on_free()
     }
 
+    /// Whether regions are noted in `tracemalloc`.
+    ///
+    /// >>> PagePool(tracemalloc=True).tracemalloc
+    /// True
+    #[getter]
+    fn tracemalloc(&self) -> bool {
+        self.tracemalloc
+    }
+
     /// A picture for notebooks.
     fn _repr_html_(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
         let html = slf.py().import("pagefrag._html")?;
@@ -183,6 +211,7 @@ pub(crate) fn default_pool(py: Python<'_>) -> PyResult<Py<PagePool>> {
             py,
             PagePool {
                 core: pagefrag::PagePool::global().clone(),
+                tracemalloc: false,
             },
         )
     })?;

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::geometry::REGION;
 use crate::mem::page::{FreePage, LastFree, Page};
-use crate::mem::region::Region;
+use crate::mem::region::{Region, RegionWatch};
 use crate::mem::shelf::Roster;
 use crate::stats::Counter;
 use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, yield_now};
@@ -81,6 +81,7 @@ pub(crate) struct Depot {
     page_shift: u32,
     max_bytes: usize,
     huge: bool,
+    watch: Option<RegionWatch>,
     /// For whoever finds the pool by one of its fragments.
     pub(crate) init: Init,
     chunks: [AtomicPtr<Chunk>; CHUNKS],
@@ -109,12 +110,14 @@ impl Depot {
         max_bytes: Option<usize>,
         huge: bool,
         init: Init,
+        watch: Option<RegionWatch>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.as_ptr(),
             page_shift,
             max_bytes: max_bytes.unwrap_or(usize::MAX),
             huge,
+            watch,
             init,
             chunks: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             grown: AtomicUsize::new(0),
@@ -217,9 +220,9 @@ impl Depot {
 
     /// Maps a region whose bytes have been reserved and takes its first page.
     fn map(&self) -> Result<FreePage, Error> {
-        let page = self.vacant_slot().and_then(|(chunk, slot)| {
-            let page = slot.map_region(self.page_shift);
-            if page.is_some() {
+        let mapped = self.vacant_slot().and_then(|(chunk, slot)| {
+            let mapped = slot.map_region(self.page_shift);
+            if mapped.is_some() {
                 if self.huge && !slot.advise_huge() {
                     self.huge_failed.add(1);
                 }
@@ -230,9 +233,9 @@ impl Depot {
                 // Release, partner `vacant_slot`.
                 slot.gate.store(EMPTY, Ordering::Release);
             }
-            page
+            mapped
         });
-        let Some(page) = page else {
+        let Some((region, page)) = mapped else {
             self.mapped.fetch_sub(REGION, Ordering::Relaxed);
             return Err(Error::OutOfMemory);
         };
@@ -240,7 +243,11 @@ impl Depot {
         // Relaxed: a high-water mark only.
         let now = self.mapped.load(Ordering::Relaxed) / REGION;
         self.regions_peak.fetch_max(now, Ordering::Relaxed);
-        Ok(self.lend(page))
+        let page = self.lend(page);
+        // Last, with the region open to others: it may wait for an interpreter.
+        // Ours by one page, the region stays meanwhile.
+        region.tell_mapped(self.watch);
+        Ok(page)
     }
 
     /// Counts an allocation that was refused for good.
@@ -332,7 +339,7 @@ impl Depot {
         self.chunks()
             .flat_map(|chunk| &chunk.slots)
             .filter(|slot| {
-                let unmapped = slot.unmap(self.pages_per_region());
+                let unmapped = slot.unmap(self.pages_per_region(), self.watch);
                 if !unmapped {
                     // Its pages may have been looked for while they were held.
                     self.mark_free(slot);
@@ -485,7 +492,7 @@ impl Drop for Depot {
                     // SAFETY: a page that is out would keep the depot alive,
                     // so nothing in the region is used. If the OS refuses,
                     // the addresses stay, and there is nobody to tell.
-                    let _ = unsafe { region.unmap() };
+                    let _ = unsafe { region.unmap(self.watch) };
                 }
             }
         }

@@ -24,3 +24,4 @@ pub use frag::{Frag, FragMut};
 pub use local::{LocalCache, WeakLocalCache, thread_exit};
 pub use pool::{HugePages, PagePool, PoolBuilder, os_page_size};
 pub use raw::RawFrag;
+pub use region::RegionWatch;

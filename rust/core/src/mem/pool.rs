@@ -9,6 +9,7 @@ use crate::mem::depot::{Depot, Init};
 use crate::mem::os;
 use crate::mem::page::{NOBODY, ORPHAN, Role};
 use crate::mem::raw::RawFrag;
+use crate::mem::region::RegionWatch;
 use crate::stats::{AuditError, PoolStats};
 use crate::sync::forked;
 
@@ -53,6 +54,7 @@ pub struct PoolBuilder {
     max_bytes: Option<usize>,
     huge_pages: HugePages,
     init: Init,
+    watch: Option<RegionWatch>,
 }
 
 impl PoolBuilder {
@@ -88,6 +90,12 @@ impl PoolBuilder {
         self
     }
 
+    /// Who is told of regions as they come and go (nobody).
+    pub fn watch(mut self, watch: RegionWatch) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
     /// The pool. Maps nothing yet.
     ///
     /// # Errors
@@ -107,7 +115,7 @@ impl PoolBuilder {
         let shift = self.page_size.trailing_zeros();
         let huge = self.huge_pages == HugePages::Auto;
         PagePool {
-            depot: Depot::new(shift, self.max_bytes, huge, self.init),
+            depot: Depot::new(shift, self.max_bytes, huge, self.init, self.watch),
             init: self.init,
         }
     }
@@ -129,6 +137,7 @@ impl PagePool {
             max_bytes: None,
             huge_pages: HugePages::default(),
             init: Init::default(),
+            watch: None,
         }
     }
 

@@ -6,6 +6,43 @@ use crate::geometry::REGION;
 use crate::mem::header::{HEADER_SPAN, Header};
 use crate::mem::os;
 
+/// Who is told of a pool's regions as they come and go: their first byte and
+/// their length.
+///
+/// Called on whichever thread maps or unmaps, with no lock of the pool's held
+/// and in the middle of an allocation or of a fragment's end: neither function
+/// may use the pool, nor panic. `unmapped` comes before the memory goes, so
+/// that nobody else can have the address yet.
+///
+/// # Examples
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use pagefrag::{PageFragCache, PagePool, RegionWatch};
+///
+/// static MAPPED: AtomicUsize = AtomicUsize::new(0);
+/// let watch = RegionWatch {
+///     mapped: |_, len| {
+///         MAPPED.fetch_add(len, Ordering::Relaxed);
+///     },
+///     unmapped: |_, len| {
+///         MAPPED.fetch_sub(len, Ordering::Relaxed);
+///     },
+/// };
+/// let pool = PagePool::builder().watch(watch).build()?;
+/// let frag = PageFragCache::new(&pool).alloc(1500)?;
+/// assert_eq!(MAPPED.load(Ordering::Relaxed), pagefrag::REGION);
+/// drop((frag, pool));
+/// assert_eq!(MAPPED.load(Ordering::Relaxed), 0);
+/// # Ok::<(), pagefrag::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct RegionWatch {
+    /// A region was mapped and is in use.
+    pub mapped: fn(NonNull<u8>, usize),
+    /// A region is about to be unmapped.
+    pub unmapped: fn(NonNull<u8>, usize),
+}
+
 /// A mapped region. Dropping the value does not unmap it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Region {
@@ -47,17 +84,32 @@ impl Region {
         os::advise_huge(self.base(), REGION)
     }
 
-    /// Unmaps the region. False when the OS refuses; then it stays mapped.
+    /// Tells `watch` that it was mapped.
+    pub(crate) fn tell_mapped(self, watch: Option<RegionWatch>) {
+        if let Some(watch) = watch {
+            (watch.mapped)(self.base(), REGION);
+        }
+    }
+
+    /// Tells `watch` and unmaps the region. False when the OS refuses; then it
+    /// stays mapped.
     ///
     /// # Safety
     /// Every page of it is the caller's and nothing in it is used any more.
-    pub(crate) unsafe fn unmap(self) -> bool {
+    pub(crate) unsafe fn unmap(self, watch: Option<RegionWatch>) -> bool {
+        if let Some(watch) = watch {
+            (watch.unmapped)(self.base(), REGION);
+        }
         #[cfg(loom)]
         // SAFETY: made by `map`, used by nobody (caller).
         unsafe {
             self.header.drop_in_place();
         }
         // SAFETY: used by nobody (caller).
-        unsafe { os::unmap(self.mapping) }
+        let unmapped = unsafe { os::unmap(self.mapping) };
+        if !unmapped {
+            self.tell_mapped(watch);
+        }
+        unmapped
     }
 }

@@ -9,7 +9,7 @@ use std::ptr;
 use super::Depot;
 use crate::geometry::MAX_PAGES;
 use crate::mem::page::Page;
-use crate::mem::region::Region;
+use crate::mem::region::{Region, RegionWatch};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 const FREE_WORDS: usize = MAX_PAGES.div_ceil(64);
@@ -92,14 +92,14 @@ impl Slot {
     }
 
     /// Maps a region in a slot whose gate is `BUSY` in the caller's name, and
-    /// returns its first page.
-    pub(super) fn map_region(&self, page_shift: u32) -> Option<Page> {
+    /// returns it with its first page.
+    pub(super) fn map_region(&self, page_shift: u32) -> Option<(Region, Page)> {
         let region = Region::map(page_shift, ptr::from_ref(self).cast())?;
         // Release, partner `region`.
         self.region
             .store(Box::into_raw(Box::new(region)), Ordering::Release);
         // SAFETY: just mapped, and all its pages are the caller's.
-        Some(unsafe { Page::nth(region.header(), 0) })
+        Some((region, unsafe { Page::nth(region.header(), 0) }))
     }
 
     pub(super) fn advise_huge(&self) -> bool {
@@ -118,7 +118,7 @@ impl Slot {
     }
 
     /// Unmaps the region if all its pages are free and nobody is looking.
-    pub(super) fn unmap(&self, pages: usize) -> bool {
+    pub(super) fn unmap(&self, pages: usize, watch: Option<RegionWatch>) -> bool {
         // Acquire, partner `read`. Fails when empty, busy or being read.
         if self
             .gate
@@ -145,7 +145,7 @@ impl Slot {
         let unmapped = won == words
             && self
                 .region()
-                .is_some_and(|region| unsafe { region.unmap() });
+                .is_some_and(|region| unsafe { region.unmap(watch) });
         if unmapped {
             let region = self.region.swap(ptr::null_mut(), Ordering::Relaxed);
             // SAFETY: made in `map_region`; BUSY and all pages are ours.
