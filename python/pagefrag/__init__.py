@@ -35,6 +35,7 @@ from ._pagefrag import (
 TYPE_CHECKING = False  # as type checkers read it: importing `typing` takes longer than all of this
 if TYPE_CHECKING:
     from ._stats import CacheStats, PoolStats, QueueStats, TxStats
+    from ._tracking import Holder, TrackedFragment
     from .info import show_versions
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "CacheStats",
     "ContextError",
     "Fragment",
+    "Holder",
     "NapiCache",
     "NapiPoll",
     "NetdevCache",
@@ -56,6 +58,7 @@ __all__ = [
     "RxRing",
     "SendError",
     "SkBuff",
+    "TrackedFragment",
     "TxRing",
     "TxStats",
     "__version__",
@@ -69,8 +72,10 @@ __all__ = [
 
 _LATER = {
     "CacheStats": "_stats",
+    "Holder": "_tracking",
     "PoolStats": "_stats",
     "QueueStats": "_stats",
+    "TrackedFragment": "_tracking",
     "TxStats": "_stats",
     "show_versions": "info",
 }

@@ -19,6 +19,7 @@ use crate::memory::{self, Memory};
 use crate::numbers::{Kind, Numbers};
 use crate::place::{Place, Places};
 use crate::shares::Shares;
+use crate::tracking::Sampler;
 use crate::{arrow, batch_arrow, batch_numpy, batch_pickle, pickle, sender, thread_end};
 
 /// The packets of one `RxRing.recv`: a sequence of fragments.
@@ -46,6 +47,8 @@ pub(crate) struct Batch {
     /// `None` after release. Under the lock objects are made, which runs no Python code.
     places: Locked<Places>,
     discarded: u64,
+    /// What tracks the fragments that are made of it, if anybody does.
+    sampler: Option<Arc<Sampler>>,
 }
 
 impl Batch {
@@ -62,7 +65,14 @@ impl Batch {
             moved: OnceLock::new(),
             places: Locked::new(places),
             discarded,
+            sampler: None,
         }
+    }
+
+    /// The same, tracked.
+    pub(crate) fn sampled(mut self, sampler: Option<Arc<Sampler>>) -> Self {
+        self.sampler = sampler;
+        self
     }
 
     /// Whether nothing came at all, not even something to throw away.
@@ -113,11 +123,23 @@ impl Batch {
         py: Python<'py>,
         indices: impl Iterator<Item = usize>,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        self.opened(py, |places| {
+        let mut new = Vec::new();
+        let made: Vec<_> = self.opened(py, |places| {
             let frozen = places.frozen;
             let each = places.each();
-            indices.map(|index| each[index].made(py, frozen)).collect()
-        })
+            let made = indices.map(|index| {
+                if self.sampler.is_some() {
+                    new.push(each[index].is_raw());
+                }
+                each[index].made(py, frozen)
+            });
+            made.collect()
+        })?;
+        if let Some(sampler) = &self.sampler {
+            let new = made.iter().zip(new).filter(|(_, is_new)| *is_new);
+            new.for_each(|(packet, _)| sampler.made(packet, "packet"));
+        }
+        Ok(made)
     }
 
     /// The memory of all packets for another holder, who relies on nobody writing it: one locked
@@ -484,10 +506,17 @@ impl Batch {
             .ok()
             .filter(|index| *index < len);
         let index = index.ok_or_else(|| out_of_range("batch index out of range"))?;
-        self.opened(py, |places| {
+        let mut is_new = false;
+        let made = self.opened(py, |places| {
             let frozen = places.frozen;
-            places.each()[index].made(py, frozen)
-        })
+            let place = &mut places.each()[index];
+            is_new = place.is_raw();
+            place.made(py, frozen)
+        })?;
+        if is_new && let Some(sampler) = &self.sampler {
+            sampler.made(&made, "packet");
+        }
+        Ok(made)
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

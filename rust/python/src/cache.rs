@@ -4,15 +4,20 @@
 //! `alloc`, `try_alloc` and `alloc_many` are in `fastcall.rs`: they are what is called for every
 //! packet.
 
+use std::sync::Arc;
+
 use pagefrag::{Granule, LocalCache};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::args::{self, Given};
 use crate::error::from_core;
 use crate::made::{Number, Text};
 use crate::pool::{PagePool, or_default};
 use crate::reservation::Reservation;
+use crate::ticks::Ticks;
+use crate::tracking::Sampler;
 use crate::{siblings, stats, thread_end};
 
 /// Carves fragments out of the pages of a pool, the default one if none is given.
@@ -33,6 +38,29 @@ use crate::{siblings, stats, thread_end};
 pub(crate) struct PageFragCache {
     pub(crate) core: LocalCache,
     pool: Py<PagePool>,
+    /// When `alloc` and its like are to note what they made.
+    pub(crate) ticks: Ticks,
+    /// The same for what else makes fragments; `None` when nothing is tracked.
+    sampler: Option<Arc<Sampler>>,
+}
+
+/// What `fastcall.rs` has put beside the methods of every day, under these names with `TRACKED`
+/// before them: the same, and each counts.
+const METHODS: [&str; 3] = ["alloc", "try_alloc", "alloc_many"];
+pub(crate) const TRACKED: &str = "_tracked_";
+
+/// Lets all caches go through the counting methods from now on, as soon as one of them is tracked:
+/// until then nobody pays for a look at whether it is.
+#[cold]
+fn count(py: Python<'_>) -> PyResult<()> {
+    static DONE: PyOnceLock<()> = PyOnceLock::new();
+    DONE.get_or_try_init(py, || {
+        let class = py.get_type::<PageFragCache>();
+        METHODS
+            .iter()
+            .try_for_each(|name| class.setattr(name, class.getattr(format!("{TRACKED}{name}"))?))
+    })
+    .copied()
 }
 
 impl PageFragCache {
@@ -44,7 +72,21 @@ impl PageFragCache {
         let pool = or_default(py, pool)?;
         let core = LocalCache::new(&pool.get().core, granule);
         siblings::remember(&core);
-        Ok(Self { core, pool })
+        let every = pool.get().track;
+        if every != 0 {
+            count(py)?;
+        }
+        Ok(Self {
+            ticks: Ticks::of(every),
+            sampler: Sampler::of(every, core.pool().id()),
+            core,
+            pool,
+        })
+    }
+
+    /// What tracks packets and reservations of this cache, if anybody does.
+    pub(crate) fn sampler(&self) -> Option<Arc<Sampler>> {
+        self.sampler.clone()
     }
 }
 
@@ -84,7 +126,7 @@ impl PageFragCache {
         let min_size = args::whole(min_size, "min_size")?;
         thread_end::watch(py)?;
         let room = self.core.take_room(min_size).map_err(from_core)?;
-        Ok(Reservation::new(self.core.clone(), room))
+        Ok(Reservation::new(self.core.clone(), room, self.sampler()))
     }
 
     /// Gives up all pages that the calling thread carves. Living fragments stay valid.

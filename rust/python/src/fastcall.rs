@@ -18,11 +18,11 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use crate::cache::PageFragCache;
+use crate::cache::{PageFragCache, TRACKED};
 use crate::error::{from_core, set};
 use crate::made::guarded;
 use crate::object::{Blank, blank, make_raw};
-use crate::{args, thread_end};
+use crate::{args, thread_end, tracking};
 
 const ALLOC: &CStr =
     c"alloc($self, /, size, *, align=1)\n--\n\nA fragment of `size` bytes, from 1 to the page size.
@@ -279,6 +279,8 @@ fn raise(error: PyErr) -> *mut ffi::PyObject {
     null_mut()
 }
 
+// Not unpacked into the counting one below: this is the one that is to stay short.
+#[inline(never)]
 unsafe extern "C" fn alloc(
     object: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
@@ -292,6 +294,7 @@ unsafe extern "C" fn alloc(
     }
 }
 
+#[inline(never)]
 unsafe extern "C" fn try_alloc(
     object: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
@@ -320,6 +323,109 @@ unsafe extern "C" fn alloc_many(
     let call = unsafe { Call::new(object, values, positional, names) };
     match guarded(call.py, || many(&call)) {
         Ok(list) => list.into_ptr(),
+        Err(error) => raise(error),
+    }
+}
+
+// --- the same of caches that may be tracked ------------------------------------------------------
+
+/// The cache of a method of this file.
+///
+/// # Safety
+/// - The interpreter is attached and passes this to a method of `PageFragCache`.
+#[inline]
+unsafe fn cache_of<'a>(object: *mut ffi::PyObject) -> &'a PageFragCache {
+    // SAFETY: an object. Said because what follows would look.
+    unsafe { std::hint::assert_unchecked(!object.is_null()) };
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: the caller holds a reference.
+    let cache = unsafe { Borrowed::from_ptr(py, object) };
+    // SAFETY: the method descriptor has checked the type.
+    let cache = unsafe { cache.cast_unchecked::<PageFragCache>() };
+    // SAFETY: the object outlives the call, and a frozen class lends `&Self` freely.
+    unsafe { &*std::ptr::from_ref(cache.get()) }
+}
+
+/// Calls `method` at the end of a countdown: notes what it made, if it is a fragment, and hands it
+/// on.
+///
+/// # Safety
+/// - The interpreter is attached and passes these to `method`, which is one of this file.
+///
+/// With the calling convention of its callers, so that they jump here and have nothing to tidy up.
+#[cold]
+unsafe extern "C" fn noted(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    positional: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+    method: ffi::PyCFunctionFastWithKeywords,
+) -> *mut ffi::PyObject {
+    // SAFETY: the contract.
+    let cache = unsafe { cache_of(object) };
+    let is_it = cache.ticks.is_it();
+    // SAFETY: the contract.
+    let made = unsafe { method(object, values, positional, names) };
+    if !is_it {
+        return made;
+    }
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: a living object, or null.
+    if let Some(made) = unsafe { Bound::from_borrowed_ptr_or_opt(py, made) } {
+        tracking::born(&made, cache.core.pool().id(), "alloc");
+    }
+    made
+}
+
+unsafe extern "C" fn tracked_alloc(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    positional: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls the method attached, with these.
+    let cache = unsafe { cache_of(object) };
+    if cache.ticks.is_over() {
+        // SAFETY: as above.
+        return unsafe { noted(object, values, positional, names, alloc) };
+    }
+    // SAFETY: as above.
+    unsafe { alloc(object, values, positional, names) }
+}
+
+unsafe extern "C" fn tracked_try_alloc(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    positional: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls the method attached, with these.
+    let cache = unsafe { cache_of(object) };
+    if cache.ticks.is_over() {
+        // SAFETY: as above.
+        return unsafe { noted(object, values, positional, names, try_alloc) };
+    }
+    // SAFETY: as above.
+    unsafe { try_alloc(object, values, positional, names) }
+}
+
+unsafe extern "C" fn tracked_alloc_many(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    positional: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls the method attached, with these.
+    let call = unsafe { Call::new(object, values, positional, names) };
+    match guarded(call.py, || many(&call)) {
+        Ok(list) => {
+            for made in list.iter().filter(|_| call.cache.ticks.tick()) {
+                tracking::born(&made, call.cache.core.pool().id(), "alloc");
+            }
+            list.into_ptr()
+        }
         Err(error) => raise(error),
     }
 }
@@ -378,6 +484,7 @@ fn many<'py>(call: &Call<'_, 'py>) -> PyResult<Bound<'py, PyList>> {
 /// Puts a method into the type of `PageFragCache`.
 fn add(
     class: &Bound<'_, PyAny>,
+    prefix: &str,
     name: &'static CStr,
     call: ffi::PyCFunctionFastWithKeywords,
     doc: &'static CStr,
@@ -396,13 +503,22 @@ fn add(
     let descriptor = unsafe { ffi::PyDescr_NewMethod(class.as_ptr().cast(), method) };
     // SAFETY: a new reference, or null with the error set.
     let descriptor = unsafe { Bound::from_owned_ptr_or_err(class.py(), descriptor) }?;
-    class.setattr(&*name.to_string_lossy(), descriptor)
+    class.setattr(format!("{prefix}{}", name.to_string_lossy()), descriptor)
 }
 
 /// Completes `PageFragCache`.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let class = module.py().get_type::<PageFragCache>();
-    add(&class, c"alloc", alloc, ALLOC)?;
-    add(&class, c"try_alloc", try_alloc, TRY_ALLOC)?;
-    add(&class, c"alloc_many", alloc_many, ALLOC_MANY)
+    add(&class, "", c"alloc", alloc, ALLOC)?;
+    add(&class, "", c"try_alloc", try_alloc, TRY_ALLOC)?;
+    add(&class, "", c"alloc_many", alloc_many, ALLOC_MANY)?;
+    add(&class, TRACKED, c"alloc", tracked_alloc, ALLOC)?;
+    add(&class, TRACKED, c"try_alloc", tracked_try_alloc, TRY_ALLOC)?;
+    add(
+        &class,
+        TRACKED,
+        c"alloc_many",
+        tracked_alloc_many,
+        ALLOC_MANY,
+    )
 }

@@ -20,7 +20,7 @@ use crate::gate::Inside;
 use crate::made::{self, number, text};
 use crate::memory::Memory;
 use crate::object::{This, make};
-use crate::{args, home, object, pickle, siblings};
+use crate::{args, home, object, pickle, siblings, tracking};
 
 type Answer<'py> = PyResult<Bound<'py, PyAny>>;
 
@@ -132,7 +132,11 @@ fn bytes<'py>(py: Python<'py>, raw: &Memory) -> PyResult<Bound<'py, PyBytes>> {
 }
 
 pub(crate) fn tobytes<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    Ok(bytes(this.py(), &*enter(this)?)?.into_any())
+    let inside = enter(this)?;
+    if this.has_weak() {
+        tracking::touched(this, &inside, "tobytes");
+    }
+    Ok(bytes(this.py(), &inside)?.into_any())
 }
 
 pub(crate) fn hex<'py>(
@@ -246,7 +250,21 @@ pub(crate) fn subscript<'py>(this: This<'_, 'py>, key: &Bound<'py, PyAny>) -> An
     let (start, len) = span(key, inside.len())?;
     let mut part = inside.share();
     part.narrow(start, len);
-    make(this.py(), part, this.body.readonly)
+    let made = make(this.py(), part, this.body.readonly)?;
+    Ok(followed(this, &inside, made, "slice"))
+}
+
+/// A fragment that shares the memory of this one, and is known to do so if this one is tracked.
+fn followed<'py>(
+    this: This<'_, 'py>,
+    memory: &Memory,
+    made: Bound<'py, PyAny>,
+    how: &'static str,
+) -> Bound<'py, PyAny> {
+    if this.has_weak() {
+        tracking::shared(this, memory, &made, how);
+    }
+    made
 }
 
 fn writable<'a>(this: This<'a, '_>) -> PyResult<Inside<'a, Memory>> {
@@ -333,7 +351,9 @@ pub(crate) fn trim<'py>(this: This<'_, 'py>, keep: &Bound<'py, PyAny>) -> Answer
 }
 
 pub(crate) fn toreadonly<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    make(this.py(), enter(this)?.share(), true)
+    let inside = enter(this)?;
+    let made = make(this.py(), inside.share(), true)?;
+    Ok(followed(this, &inside, made, "toreadonly"))
 }
 
 /// The same bytes in memory of their own.
@@ -384,7 +404,9 @@ pub(crate) fn reduce<'py>(this: This<'_, 'py>, protocol: &Bound<'py, PyAny>) -> 
 
 /// `copy.copy`: another fragment of the same memory.
 pub(crate) fn shallow<'py>(this: This<'_, 'py>) -> Answer<'py> {
-    make(this.py(), enter(this)?.share(), this.body.readonly)
+    let inside = enter(this)?;
+    let made = make(this.py(), inside.share(), this.body.readonly)?;
+    Ok(followed(this, &inside, made, "copy"))
 }
 
 /// `copy.deepcopy`: the same bytes in memory of their own, read-only if this one is.

@@ -15,7 +15,7 @@ use pyo3::types::PyType;
 use crate::error::set;
 use crate::made::guarded;
 use crate::object::This;
-use crate::{fragment, object};
+use crate::{fragment, object, tracking};
 
 unsafe extern "C" fn get_buffer(
     object: *mut ffi::PyObject,
@@ -40,6 +40,9 @@ unsafe extern "C" fn get_buffer(
     // object. Refuses a writable view of a read-only fragment by itself, with nothing taken.
     let done = unsafe { ffi::PyBuffer_FillInfo(view, object, memory.cast(), len, readonly, flags) };
     if done == 0 {
+        if this.has_weak() {
+            tracking::touched(this, &inside, "view");
+        }
         inside.stay();
     }
     done

@@ -6,8 +6,8 @@
 //! share: `args` (what is accepted as a number), `arrow` (Arrow's structures), `error` (how errors
 //! cross), `gate` (who is inside a fragment), `locked` (values behind a lock), `memory` (a fragment's bytes), `pickle`, `shares` and `loan`
 //! (all of a batch's), `buffer` (bytes lent and borrowed), `deadline` (how long a call waits), `home` (the default cache), `siblings` (a pool's), `made`
-//! (numbers, strings and bytes for Python), `pause` (a thread that waits), `sock` (the user's socket), `stats`, `thread_end`,
-//! `tracemalloc` (its books), `unclosed` (rings that nobody closed), `vessel` (the objects' own memory). Calls go down; the house test holds that.
+//! (numbers, strings and bytes for Python), `pause` (a thread that waits), `sock` (the user's socket), `stack` (where Python is), `stats`, `thread_end`,
+//! `ticks` (one in so many), `tracemalloc` (its books), `tracking` (who holds what), `unclosed` (rings that nobody closed), `vessel` (the objects' own memory). Calls go down; the house test holds that.
 //!
 //! Classes are frozen; state that changes is atomic or behind a lock of its own, and no lock is
 //! held while Python code can run.
@@ -50,9 +50,12 @@ mod shares;
 mod siblings;
 mod skb;
 mod sock;
+mod stack;
 mod stats;
 mod thread_end;
+mod ticks;
 mod tracemalloc;
+mod tracking;
 mod turn;
 mod tx;
 mod unclosed;

@@ -54,6 +54,18 @@ impl<'a, 'py> This<'a, 'py> {
         self.object.py()
     }
 
+    /// Has it weak references? One load; a fragment that is tracked has one.
+    #[inline]
+    pub(crate) fn has_weak(self) -> bool {
+        let object = self.object.as_ptr().cast::<Object>();
+        // SAFETY: an object of that layout; only the address is taken.
+        let weak = unsafe { addr_of_mut!((*object).weak) };
+        // SAFETY: an aligned pointer in an object that lives. Relaxed: without the interpreter's
+        // lock others may be adding one, which counts from then on.
+        let weak = unsafe { AtomicPtr::from_ptr(weak) }.load(Ordering::Relaxed);
+        !weak.is_null()
+    }
+
     /// The object as a `Fragment`, or `TypeError`.
     pub(crate) fn cast(object: &'a Bound<'py, PyAny>) -> PyResult<Self> {
         if object.get_type_ptr() != TYPE.load(Ordering::Relaxed) {

@@ -41,6 +41,11 @@ impl Place {
         }
     }
 
+    /// Has nobody asked for it yet?
+    pub(crate) fn is_raw(&self) -> bool {
+        matches!(self, Self::Raw(_))
+    }
+
     /// The memory for another holder; not of a fragment that was released.
     fn share(&self, py: Python<'_>) -> Result<Memory, Refused> {
         match self {

@@ -4,11 +4,13 @@ use pagefrag::HugePages;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyList;
 
 use crate::args::{self, Given};
-use crate::error::{broken, from_core};
+use crate::error::{broken, from_core, value};
 use crate::made::{Number, Text};
-use crate::{stats, tracemalloc};
+use crate::ticks::RAREST;
+use crate::{stats, tracemalloc, tracking};
 
 /// Pages of one size, cut from regions of 2 MiB, for any number of caches and threads.
 ///
@@ -18,8 +20,9 @@ use crate::{stats, tracemalloc};
 /// and `init_on_free` fill memory with zeros when a fragment is carved or freed; without them a
 /// fresh fragment shows whatever was there before.
 ///
-/// With `tracemalloc=True` each region is noted in `tracemalloc`, where it is traced, in the domain
-/// `PagePool.TRACEMALLOC_DOMAIN`.
+/// With `track=n` about one allocation in `n` is noted with the Python stack that made it and with
+/// who shares it: `tracked()` lists those that are alive. With `tracemalloc=True` each region is
+/// noted in `tracemalloc`, where it is traced, in the domain `PagePool.TRACEMALLOC_DOMAIN`.
 ///
 /// A pool lives as long as any of its caches or fragments.
 ///
@@ -30,14 +33,25 @@ use crate::{stats, tracemalloc};
 #[pyclass(frozen, weakref, module = "pagefrag")]
 pub(crate) struct PagePool {
     pub(crate) core: pagefrag::PagePool,
+    /// One allocation in so many is tracked; 0: none.
+    pub(crate) track: u32,
     tracemalloc: bool,
+}
+
+/// One in how many is tracked: from 1 to `RAREST`.
+fn rarity(track: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let every = args::whole(track, "track")?;
+    let every = u32::try_from(every)
+        .ok()
+        .filter(|every| (1..=RAREST).contains(every));
+    every.ok_or_else(|| value(&format!("track is a number from 1 to {RAREST}, or None")))
 }
 
 #[pymethods]
 impl PagePool {
     #[new]
-    #[pyo3(signature = (page_size=Given::default(32768), *, max_bytes=None, huge_pages="auto", init_on_alloc=false, init_on_free=false, tracemalloc=false),
-           text_signature = "(page_size=32768, *, max_bytes=None, huge_pages='auto', init_on_alloc=False, init_on_free=False, tracemalloc=False)")]
+    #[pyo3(signature = (page_size=Given::default(32768), *, max_bytes=None, huge_pages="auto", init_on_alloc=false, init_on_free=false, track=None, tracemalloc=false),
+           text_signature = "(page_size=32768, *, max_bytes=None, huge_pages='auto', init_on_alloc=False, init_on_free=False, track=None, tracemalloc=False)")]
     #[allow(
         clippy::too_many_arguments,
         clippy::fn_params_excessive_bools,
@@ -50,9 +64,11 @@ impl PagePool {
         huge_pages: &str,
         init_on_alloc: bool,
         init_on_free: bool,
+        track: Option<&Bound<'_, PyAny>>,
         tracemalloc: bool,
     ) -> PyResult<Self> {
         let page_size = page_size.read()?;
+        let track = track.map_or(Ok(0), rarity)?;
         let max_bytes = max_bytes
             .map(|bytes| args::whole(bytes, "max_bytes"))
             .transpose()?;
@@ -78,6 +94,7 @@ impl PagePool {
         }
         Ok(Self {
             core: builder.build().map_err(from_core)?,
+            track,
             tracemalloc,
         })
     }
@@ -114,6 +131,20 @@ impl PagePool {
     /// (1, 0)
     fn trim(&self) -> Number {
         Number(self.core.trim())
+    }
+
+    /// The tracked allocations that somebody holds, oldest first, each a `TrackedFragment`.
+    ///
+    /// >>> pool = PagePool(track=1)
+    /// >>> kept = PageFragCache(pool).alloc(1500)[:20]
+    /// >>> [record] = pool.tracked()
+    /// >>> record.size, record.last_holder.how
+    /// (1500, 'slice')
+    /// >>> del kept
+    /// >>> pool.tracked()
+    /// []
+    fn tracked<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        tracking::told(py, self.core.id())
     }
 
     /// The domain of `tracemalloc` in which regions are noted.
@@ -168,6 +199,15 @@ impl PagePool {
         self.core.init_on_free()
     }
 
+    /// One allocation in so many is tracked; None when none is.
+    ///
+    /// >>> PagePool(track=1024).track
+    /// 1024
+    #[getter]
+    fn track(&self) -> Option<u32> {
+        (self.track != 0).then_some(self.track)
+    }
+
     /// Whether regions are noted in `tracemalloc`.
     ///
     /// >>> PagePool(tracemalloc=True).tracemalloc
@@ -211,6 +251,7 @@ pub(crate) fn default_pool(py: Python<'_>) -> PyResult<Py<PagePool>> {
             py,
             PagePool {
                 core: pagefrag::PagePool::global().clone(),
+                track: 0,
                 tracemalloc: false,
             },
         )

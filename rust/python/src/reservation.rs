@@ -1,6 +1,7 @@
 //! `Reservation`: room that was shown and not yet taken.
 
 use std::ffi::c_int;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pagefrag::{Error, FragMut, LocalCache};
@@ -11,6 +12,7 @@ use crate::buffer::lend;
 use crate::error::{from_core, released};
 use crate::locked::{Known, Locked, Refused};
 use crate::made::{Number, Text};
+use crate::tracking::Sampler;
 use crate::{args, object};
 
 /// Room in a page, from `PageFragCache.prepare`: a writable buffer until it is committed.
@@ -30,6 +32,8 @@ pub(crate) struct Reservation {
     room: Locked<FragMut>,
     /// Views of the room. Counted up only with `room` locked.
     views: AtomicUsize,
+    /// What tracks the fragments of it, if anybody does.
+    sampler: Option<Arc<Sampler>>,
 }
 
 impl Known for FragMut {
@@ -37,8 +41,9 @@ impl Known for FragMut {
 }
 
 impl Reservation {
-    pub(crate) fn new(cache: LocalCache, room: FragMut) -> Self {
+    pub(crate) fn new(cache: LocalCache, room: FragMut, sampler: Option<Arc<Sampler>>) -> Self {
         Self {
+            sampler,
             cache,
             room: Locked::new(room),
             views: AtomicUsize::new(0),
@@ -86,7 +91,11 @@ impl Reservation {
         })?;
         let room = room.ok_or_else(|| released("reservation"))?;
         let frag = self.cache.settle(room, used).map_err(from_core)?;
-        object::make(py, frag.into_raw(), false)
+        let made = object::make(py, frag.into_raw(), false)?;
+        if let Some(sampler) = &self.sampler {
+            sampler.made(&made, "commit");
+        }
+        Ok(made)
     }
 
     /// Gives the room back; again, or after `commit`, does nothing.

@@ -265,8 +265,9 @@ impl RxRing {
     fn receive(&self, py: Python<'_>, cache: &LocalCache, max: usize) -> PyResult<Batch> {
         let mut taken = self.take_out()?;
         let core = taken.core.as_mut().ok_or_else(closed)?;
-        py.detach(|| core.receive(cache, max))
-            .map_err(|error| from_io(&error))
+        let batch = py.detach(|| core.receive(cache, max));
+        let batch = batch.map_err(|error| from_io(&error))?;
+        Ok(batch.sampled(self.cache.get().sampler()))
     }
 
     /// Notes the `first` slice of a wait, and gives the descriptor: ours for the length of the
