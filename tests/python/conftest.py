@@ -6,12 +6,17 @@ import signal
 import socket
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from link import Link
 
 # A script starts what it puts in the background with SIGINT ignored; tests hear it all the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says more about the machine than about the example.
+hypothesis.settings.register_profile("pagefrag", deadline=None)
+hypothesis.settings.load_profile("pagefrag")
 
 
 @pytest.fixture

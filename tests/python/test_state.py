@@ -181,5 +181,5 @@ class Anything(RuleBasedStateMachine):
         assert (stats.live_bytes, stats.regions_mapped) == (0, 0)
 
 
-Anything.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+Anything.TestCase.settings = settings(max_examples=60, stateful_step_count=60)
 TestAnything = Anything.TestCase

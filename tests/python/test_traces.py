@@ -58,7 +58,7 @@ def test_a_trace_ends_with_nothing_left_and_as_the_model_says(seed: int) -> None
     assert " regions=0 " in books
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(head=st.binary(min_size=3, max_size=3), steps=st.binary(max_size=400))
 def test_any_bytes_do_what_the_model_says(head: bytes, steps: bytes) -> None:
     trace = head + b"\0" + steps
