@@ -172,6 +172,47 @@ FAULT_SECONDS ?= 120
 faults: trace-programs ## each call of the pool to the system fails once and for good; FAULT_SECONDS=120
 	$(NOTED) "make faults FAULT_SECONDS=$(FAULT_SECONDS)" -- env $(EXECUTORS) faults $(TRACE) $(FAULT_SECONDS) tests/traces/corpus
 
+# The sanitizers are unstable options, which RUSTC_BOOTSTRAP opens in the stable compiler. They have
+# folders of their own; --target keeps build scripts as they are.
+SANITIZE_SECONDS ?= 20
+STORIES := ring lives exchange stale
+ASAN_CARGO := RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(TARGET)/asan RUSTFLAGS='-Zsanitizer=address --cfg pagefrag_asan' $(CARGO)
+ASAN = $(TARGET)/asan/$(HOST)/debug
+TSAN = $(TARGET)/tsan/$(HOST)/release
+PLANTED := $(BIN)/python tests/sanitize/planted.py
+SUITE := $(BIN)/python tests/sanitize/suite.py
+# Random programs are short under a sanitizer: what counts is each road, not each size.
+FEWER := PAGEFRAG_STRESS=0.1 PROPTEST_CASES=32
+.PHONY: sanitize
+sanitize: sanitize-address sanitize-threads ## what nobody may touch is touched by nobody; SANITIZE_SECONDS=20 a story
+
+# Left out is what measures: resident memory and instructions, the sanitizer's own included, and,
+# with many millions of steps, how much is held. So is the test that writes over every byte of a
+# page, as no user may: the sanitizer ends it at once.
+MEASURES := net_idle promises_of_speed pinning
+WATCHED := --lib $(addprefix --test ,$(filter-out $(MEASURES),$(basename $(notdir $(wildcard tests/rust/*.rs)))))
+.PHONY: sanitize-address
+sanitize-address: $(MARKS)/venv
+	$(ASAN_CARGO) build --locked --target $(HOST) -p pagefrag-tests --bin faults --bin stress
+	$(NOTED) "make sanitize-address (planted)" -- $(PLANTED) address $(ASAN)/faults
+	$(NOTED) "make sanitize-address (tests)" -- $(SUITE) env $(FEWER) $(ASAN_CARGO) test --locked --target $(HOST) $(TEST_CRATES) $(FEATURES) $(WATCHED) -- --skip scribbling_over_all_user_bytes
+	for story in $(STORIES); do $(NOTED) "make sanitize-address ($$story)" -- $(ASAN)/stress $$story 2_000_000_000 $(SANITIZE_SECONDS); done
+
+# A standard library that is not watched itself orders things unseen, and correct programs look
+# wrong. So it is built along, from its source (`rustup component add rust-src`).
+STD_SOURCE = $(shell $${RUSTC:-rustc} --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock
+TSAN_CARGO := RUSTC_BOOTSTRAP=1 $(QUICK_LINK) CARGO_TARGET_DIR=$(TARGET)/tsan RUSTFLAGS=-Zsanitizer=thread $(CARGO)
+.PHONY: sanitize-threads
+sanitize-threads: $(MARKS)/venv
+ifneq ($(wildcard $(STD_SOURCE)),)
+	$(TSAN_CARGO) build --locked --release -Zbuild-std --target $(HOST) -p pagefrag-tests --bin faults --bin stress
+	$(NOTED) "make sanitize-threads (planted)" -- $(PLANTED) thread $(TSAN)/faults
+	$(NOTED) "make sanitize-threads (tests)" -- $(SUITE) env $(FEWER) $(TSAN_CARGO) test --locked --release -Zbuild-std --target $(HOST) -p pagefrag-tests --test threads --test way_back
+	for story in $(STORIES); do $(NOTED) "make sanitize-threads ($$story)" -- env TSAN_OPTIONS=halt_on_error=1 $(TSAN)/stress $$story 2_000_000_000 $(SANITIZE_SECONDS); done
+else
+	@echo 'left out: ThreadSanitizer needs the source of the standard library (rustup component add rust-src)'
+endif
+
 .PHONY: campaign-rings
 campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, off; each checked
 	$(NOTED) "make campaign-rings" -- $(BIN)/python tests/campaign_rings.py $(ARGS)

@@ -30,7 +30,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"mem::here"}),
     frozenset({"mem::page"}),
     frozenset({"mem::header"}),
-    frozenset({"mem::lines", "mem::os"}),
+    frozenset({"mem::lines", "mem::os", "mem::poison"}),
     frozenset({"geometry", "sync", "error", "stats"}),
 )
 """The tower, highest floor first. Files of one floor may name each other, without a knot.

@@ -43,8 +43,8 @@
 //!                   page       the plain-writer rule and the two roads
 //!                     │
 //!                  header      heads and maps of a region
-//!                  ╱     ╲
-//!              lines     os    bit arithmetic; the door to mmap
+//!                 ╱   │   ╲
+//!            lines poison os    bit arithmetic; the doors to a sanitizer and to mmap
 //!   ────────────────────────────────────────────────────────
 //!    geometry    sync    error    stats
 //! ```

@@ -21,7 +21,8 @@ use crate::mem::depot;
 use crate::mem::header::line_of;
 use crate::mem::lines::{head_mask, next_run};
 use crate::mem::page::Page;
-use crate::mem::raw::RawFrag;
+use crate::mem::poison;
+use crate::mem::raw::{self, RawFrag};
 
 /// Drops all fragments of `frags`.
 ///
@@ -91,6 +92,7 @@ impl Batch {
         match frag.plain_len() {
             // What begins where the page ends is another page's.
             Some(len) if start == self.end && start != self.limit => {
+                poison::hide(frag.first_byte(), align_up(len, LINE));
                 frag.forget();
                 self.end = start + align_up(len, LINE);
             }
@@ -105,6 +107,7 @@ impl Batch {
             return self.push_alone(frag);
         };
         let (start, page) = (frag.first_byte(), frag.home());
+        poison::hide(start, align_up(len, LINE));
         frag.forget();
         let end = start.addr().get() + align_up(len, LINE);
         match &mut self.run {
@@ -122,6 +125,7 @@ impl Batch {
     fn push_alone(&mut self, frag: RawFrag) {
         match frag.foreign_lines() {
             Some((page, (first, count))) => {
+                raw::hide(page, first, count);
                 frag.forget();
                 self.gather(page, first, count);
             }

@@ -28,6 +28,7 @@ use crate::geometry::{LINE, LINE_SHIFT, align_up};
 use crate::mem::frag::FragMut;
 use crate::mem::header::{PageHead, line_of};
 use crate::mem::here::Place;
+use crate::mem::poison;
 use crate::mem::pool::PagePool;
 use crate::mem::raw::{BYTES, CLEAN, RawFrag, WIPE};
 use crate::mem::shelf::Shelf;
@@ -338,6 +339,7 @@ impl PageFragCache {
         } else {
             self.prepare_slow(min)?
         };
+        poison::show(start, room);
         Ok(Reservation::new(self, start, room))
     }
 
@@ -374,13 +376,14 @@ impl PageFragCache {
         if self.granule == Granule::Line {
             self.place.hole().top.set(taken);
         }
+        // SAFETY: `taken` is at most `room`, which ends in the page.
+        let behind = unsafe { start.add(taken) };
         if self.flags & (WIPE | CLEAN) != 0 {
             // The user may have written there, and it stays room.
-            // SAFETY: `taken` is at most `room`, which ends in the page.
-            let behind = unsafe { start.add(taken) };
             // SAFETY: free bytes, which only the reservation that ends could reach.
-            unsafe { behind.write_bytes(0, room - taken) };
+            unsafe { poison::wipe(behind, room - taken) };
         }
+        poison::hide(behind, room - taken);
     }
 
     /// All the room there is, at least `min` bytes, as one fragment: `prepare`

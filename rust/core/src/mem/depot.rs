@@ -32,6 +32,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::geometry::REGION;
 use crate::mem::page::{FreePage, LastFree, Page};
+use crate::mem::poison;
 use crate::mem::region::{Region, RegionWatch};
 use crate::mem::shelf::Roster;
 use crate::stats::Counter;
@@ -408,6 +409,8 @@ pub(crate) fn give(free: FreePage) {
     // keeps alive until the count below goes down.
     let slot = unsafe { &*page.slot().cast::<Slot>() };
     let depot = slot.depot;
+    // Of a byte page more may be shown than was alive.
+    poison::hide(page.base(), page.size());
     slot.put(page.index());
     // SAFETY: alive until the count below goes down.
     unsafe { &*depot }.mark_free(slot);

@@ -1,5 +1,5 @@
 //! The allocator, floor by floor: local, cache, then pool and frag side by
-//! side, depot, shelf and region, here, page, header, lines and os.
+//! side, depot, shelf and region, here, page, header, lines, os and poison.
 
 mod batch;
 #[cfg(feature = "bytes")]
@@ -13,6 +13,7 @@ mod lines;
 mod local;
 pub(crate) mod os;
 mod page;
+mod poison;
 mod pool;
 mod raw;
 mod region;

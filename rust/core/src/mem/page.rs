@@ -89,6 +89,7 @@ use std::ptr::NonNull;
 
 use crate::geometry::{LINE_SHIFT, MAX_PAGES, WORD_LINES};
 use crate::mem::header::{Header, PageHead, line_of};
+use crate::mem::poison;
 use crate::sync::{Ordering, thread_token};
 
 /// The owner of a page that is in the pool or on its way there.
@@ -341,7 +342,7 @@ impl FreePage {
     /// Zeroes every byte.
     pub(crate) fn wipe(&self) {
         // SAFETY: without fragments and exclusively ours.
-        unsafe { self.0.base().write_bytes(0, self.0.size()) };
+        unsafe { poison::wipe(self.0.base(), self.0.size()) };
     }
 }
 

@@ -30,9 +30,10 @@
 use std::fmt;
 use std::ptr::NonNull;
 
-use crate::geometry::{LINE, LINE_SHIFT, MAX_PAGE, lines_for};
+use crate::geometry::{LINE, LINE_SHIFT, MAX_PAGE, align_up, lines_for};
 use crate::mem::header::line_of;
 use crate::mem::page::{LastFree, Page};
+use crate::mem::poison;
 use crate::mem::shelf;
 use crate::mem::{depot, here};
 use crate::sync::{AtomicU64, Ordering};
@@ -157,6 +158,7 @@ impl RawFrag {
     #[inline]
     pub(crate) unsafe fn carve(ptr: NonNull<u8>, len: usize, flags: u64) -> RawFrag {
         debug_assert!(len != 0 && len as u64 <= LEN && ptr.addr().get().is_multiple_of(LINE));
+        poison::show(ptr, align_up(len, LINE));
         RawFrag {
             ptr,
             word: AtomicU64::new(len as u64 | flags),
@@ -170,6 +172,7 @@ impl RawFrag {
     ///   value alone.
     /// * `ptr` carries the provenance of the region's mapping.
     pub(crate) unsafe fn carve_bytes(ptr: NonNull<u8>, len: usize) -> RawFrag {
+        poison::show(ptr, len);
         // SAFETY: carved for this value alone (caller).
         unsafe { Self::part(ptr, len, Tag::bytes(len)) }
     }
@@ -451,6 +454,7 @@ impl RawFrag {
     }
 
     /// The first byte that it shows; of a plain fragment the first of a line.
+    #[inline]
     pub(crate) fn first_byte(&self) -> NonNull<u8> {
         self.ptr
     }
@@ -466,6 +470,10 @@ impl RawFrag {
     fn free_special(&self) {
         let (page, tag) = (self.home(), self.tag());
         if tag.has(BYTES) {
+            // The length is an atomic word: named, it is read in every build.
+            if cfg!(pagefrag_asan) && !tag.has(SHARED) {
+                poison::hide(self.ptr, self.len());
+            }
             if !page.is_mine() {
                 Self::deliver(page.count(tag.size()));
             } else if page.free_bytes_here(tag.size()) {
@@ -479,6 +487,7 @@ impl RawFrag {
         if tag.has(WIPE) {
             wipe(page, tag.first(), tag.count());
         }
+        hide(page, tag.first(), tag.count());
         if page.is_mine() {
             Self::free_here(page, tag);
         } else {
@@ -534,7 +543,13 @@ impl RawFrag {
 /// Zeroes lines of the region that belong to a fragment nobody has any more.
 fn wipe(page: Page, first: usize, count: usize) {
     // SAFETY: the fragment's lines, of which the caller is the last holder.
-    unsafe { start_of(page, first).write_bytes(0, count << LINE_SHIFT) };
+    unsafe { poison::wipe(start_of(page, first), count << LINE_SHIFT) };
+}
+
+/// Nobody has these lines of the region any more; said before they are freed.
+#[inline]
+pub(crate) fn hide(page: Page, first: usize, count: usize) {
+    poison::hide(start_of(page, first), count << LINE_SHIFT);
 }
 
 /// Where line `first` of the region begins, which is in `page`.
@@ -554,6 +569,7 @@ impl Drop for RawFrag {
         }
         #[allow(clippy::cast_possible_truncation)] // 21 bits
         let len = word as usize;
+        poison::hide(self.ptr, align_up(len, LINE));
         if !here::retreat(self.ptr, len) {
             Self::free_plain(self.ptr, len);
         }

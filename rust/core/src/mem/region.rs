@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use crate::geometry::REGION;
 use crate::mem::header::{HEADER_SPAN, Header};
-use crate::mem::os;
+use crate::mem::{os, poison};
 
 /// Who is told of a pool's regions as they come and go: their first byte and
 /// their length.
@@ -66,6 +66,7 @@ impl Region {
         unsafe { (*raw).page_shift = page_shift };
         // SAFETY: as above.
         unsafe { (*raw).slot = slot };
+        poison::hide(mapping.base, REGION);
         Some(Region { header, mapping })
     }
 
@@ -105,9 +106,12 @@ impl Region {
         unsafe {
             self.header.drop_in_place();
         }
+        // What is mapped here next is not ours.
+        poison::show(self.base(), REGION);
         // SAFETY: used by nobody (caller).
         let unmapped = unsafe { os::unmap(self.mapping) };
         if !unmapped {
+            poison::hide(self.base(), REGION);
             self.tell_mapped(watch);
         }
         unmapped

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::geometry::align_up;
 use crate::mem::frag::FragMut;
 use crate::mem::page::Page;
+use crate::mem::poison;
 use crate::mem::raw::RawFrag;
 use crate::mem::shelf::bump;
 
@@ -69,12 +70,14 @@ fn begin(cache: &PageFragCache, page: Page) -> (Page, usize) {
     page.restart_bytes();
     cache.start(page);
     cache.shelf().offset.set(0);
+    // Where a fragment was cannot be told once it has been shared or narrowed.
+    poison::hide(page.base(), page.size());
     let init = cache.pool().init();
     if init.on_alloc || init.on_free {
         // The bytes a fragment held are not told apart here, so the page is
         // wiped as a whole before any of it is seen again.
         // SAFETY: nothing in the page is alive.
-        unsafe { page.base().write_bytes(0, page.size()) };
+        unsafe { poison::wipe(page.base(), page.size()) };
     }
     (page, 0)
 }
@@ -138,12 +141,13 @@ fn untake(cache: &PageFragCache, page: Page, bytes: usize) {
     }
     let offset = usize::try_from(cache.shelf().offset.get()).unwrap_or(0) - bytes;
     cache.shelf().offset.set(offset as u64);
+    // SAFETY: an offset in the page.
+    let start = unsafe { page.base().add(offset) };
     let init = cache.pool().init();
     if init.on_alloc || init.on_free {
         // As in `begin`: what was freed is wiped before it is seen again.
-        // SAFETY: an offset in the page.
-        let start = unsafe { page.base().add(offset) };
         // SAFETY: the bytes were carved last and are nobody's now.
-        unsafe { start.write_bytes(0, bytes) };
+        unsafe { poison::wipe(start, bytes) };
     }
+    poison::hide(start, bytes);
 }

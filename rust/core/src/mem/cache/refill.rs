@@ -26,6 +26,7 @@ use crate::geometry::{LINE_SHIFT, align_up, lines_for};
 use crate::mem::depot;
 use crate::mem::header::line_of;
 use crate::mem::page::{NEVER, Page, Released, Role};
+use crate::mem::poison;
 use crate::mem::shelf::bump;
 
 use std::ptr::{NonNull, null_mut};
@@ -236,8 +237,8 @@ impl PageFragCache {
     /// Carves `page` from `start` on; the bytes have been taken out of the map.
     fn open_hole(&self, page: Page, start: NonNull<u8>, bytes: usize) {
         if self.pool().init().on_alloc {
-            // SAFETY: taken out of the map, so nobody else's.
-            unsafe { start.write_bytes(0, bytes) };
+            // SAFETY: of a page that is owned, taken out of the map, so nobody else's.
+            unsafe { poison::wipe(start, bytes) };
         }
         let debt = self.shelf().debt.get();
         self.shelf().debt.set(debt + (bytes >> LINE_SHIFT) as u64);

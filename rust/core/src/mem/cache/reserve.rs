@@ -9,6 +9,7 @@ use super::{Granule, PageFragCache, bytewise};
 use crate::error::Error;
 use crate::geometry::{LINE, align_up};
 use crate::mem::frag::FragMut;
+use crate::mem::poison;
 
 /// All the room a cache has at its cursor, shown and not taken; from
 /// [`PageFragCache::prepare`].
@@ -64,6 +65,8 @@ impl<'c> Reservation<'c> {
         if !cache.is_plain() {
             return Ok(Self::commit_with_care(cache, start, room, used));
         }
+        // What is carved is shown again.
+        poison::hide(start, room);
         Ok(cache.carve(cache.place.hole(), start.as_ptr(), used))
     }
 
