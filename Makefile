@@ -187,15 +187,15 @@ FEWER := PAGEFRAG_STRESS=0.1 PROPTEST_CASES=32
 sanitize: sanitize-address sanitize-threads ## what nobody may touch is touched by nobody; SANITIZE_SECONDS=20 a story
 
 # Left out is what measures: resident memory and instructions, the sanitizer's own included, and,
-# with many millions of steps, how much is held. So is the test that writes over every byte of a
-# page, as no user may: the sanitizer ends it at once.
+# with many millions of steps, how much is held. So are the test that writes over every byte of a
+# page, as no user may, and the one that leaks on purpose: the sanitizer reports both.
 MEASURES := net_idle promises_of_speed pinning
 WATCHED := --lib $(addprefix --test ,$(filter-out $(MEASURES),$(basename $(notdir $(wildcard tests/rust/*.rs)))))
 .PHONY: sanitize-address
 sanitize-address: $(MARKS)/venv
 	$(ASAN_CARGO) build --locked --target $(HOST) -p pagefrag-tests --bin faults --bin stress
 	$(NOTED) "make sanitize-address (planted)" -- $(PLANTED) address $(ASAN)/faults
-	$(NOTED) "make sanitize-address (tests)" -- $(SUITE) env $(FEWER) $(ASAN_CARGO) test --locked --target $(HOST) $(TEST_CRATES) $(FEATURES) $(WATCHED) -- --skip scribbling_over_all_user_bytes
+	$(NOTED) "make sanitize-address (tests)" -- $(SUITE) env $(FEWER) $(ASAN_CARGO) test --locked --target $(HOST) $(TEST_CRATES) $(FEATURES) $(WATCHED) -- --skip scribbling_over_all_user_bytes --skip a_leaked_reservation
 	for story in $(STORIES); do $(NOTED) "make sanitize-address ($$story)" -- $(ASAN)/stress $$story 2_000_000_000 $(SANITIZE_SECONDS); done
 
 # A standard library that is not watched itself orders things unseen, and correct programs look
