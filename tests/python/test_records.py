@@ -35,7 +35,10 @@ def test_a_record_has_the_shape(path: Path) -> None:
         assert run
         keys = [(row["group"], row["arm"], row["parameter"]) for row in run]
         assert len(keys) == len(set(keys))
-        assert all(set(row) == {"group", "arm", "parameter", "figures"} for row in run)
+        assert all(set(row) - {"series"} == {"group", "arm", "parameter", "figures"} for row in run)
+        for series in (row["series"] for row in run if "series" in row):
+            assert {"taken", "live_bytes", "resident_bytes", "ns"} <= set(series)
+            assert len({len(values) for values in series.values()}) == 1, "one of each at a time"
         assert all(isinstance(row["parameter"], str) for row in run)
         assert all(value >= 0 for row in run for value in row["figures"].values())
 
