@@ -192,7 +192,7 @@ sanitize: sanitize-address sanitize-threads ## what nobody may touch is touched 
 MEASURES := net_idle promises_of_speed pinning
 WATCHED := --lib $(addprefix --test ,$(filter-out $(MEASURES),$(basename $(notdir $(wildcard tests/rust/*.rs)))))
 .PHONY: sanitize-address
-sanitize-address: $(MARKS)/venv
+sanitize-address: $(MARKS)/venv ## its half with AddressSanitizer: free bytes are nobody's
 	$(ASAN_CARGO) build --locked --target $(HOST) -p pagefrag-tests --bin faults --bin stress
 	$(NOTED) "make sanitize-address (planted)" -- $(PLANTED) address $(ASAN)/faults
 	$(NOTED) "make sanitize-address (tests)" -- $(SUITE) env $(FEWER) $(ASAN_CARGO) test --locked --target $(HOST) $(TEST_CRATES) $(FEATURES) $(WATCHED) -- --skip scribbling_over_all_user_bytes --skip a_leaked_reservation
@@ -203,7 +203,7 @@ sanitize-address: $(MARKS)/venv
 STD_SOURCE = $(shell $${RUSTC:-rustc} --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock
 TSAN_CARGO := RUSTC_BOOTSTRAP=1 $(QUICK_LINK) CARGO_TARGET_DIR=$(TARGET)/tsan RUSTFLAGS=-Zsanitizer=thread $(CARGO)
 .PHONY: sanitize-threads
-sanitize-threads: $(MARKS)/venv
+sanitize-threads: $(MARKS)/venv ## its half with ThreadSanitizer, where the sources of std are
 ifneq ($(wildcard $(STD_SOURCE)),)
 	$(TSAN_CARGO) build --locked --release -Zbuild-std --target $(HOST) -p pagefrag-tests --bin faults --bin stress
 	$(NOTED) "make sanitize-threads (planted)" -- $(PLANTED) thread $(TSAN)/faults

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib.util
 import socket
 import subprocess
 import sys
@@ -335,6 +336,16 @@ def test_a_finalizer_that_allocates_in_the_middle_of_a_note_finds_no_lock(
     gc.collect()  # without a global lock collections are rarer than asked for
     assert kept
     assert {record.size for record in cache.pool.tracked()} == {10}
+
+
+def test_a_module_that_is_imported_again_still_counts(cache: PageFragCache) -> None:
+    spec = importlib.util.find_spec("pagefrag._pagefrag")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    other = PageFragCache(PagePool(track=1))
+    kept = other.alloc(10)
+    assert only(other).size == kept.nbytes
 
 
 def test_without_a_tracking_pool_the_methods_are_those_of_every_day() -> None:

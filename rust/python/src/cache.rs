@@ -9,7 +9,6 @@ use std::sync::Arc;
 use pagefrag::{Granule, LocalCache};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 use crate::args::{self, Given};
 use crate::error::from_core;
@@ -53,14 +52,15 @@ pub(crate) const TRACKED: &str = "_tracked_";
 /// until then nobody pays for a look at whether it is.
 #[cold]
 fn count(py: Python<'_>) -> PyResult<()> {
-    static DONE: PyOnceLock<()> = PyOnceLock::new();
-    DONE.get_or_try_init(py, || {
-        let class = py.get_type::<PageFragCache>();
-        METHODS
-            .iter()
-            .try_for_each(|name| class.setattr(name, class.getattr(format!("{TRACKED}{name}"))?))
+    let class = py.get_type::<PageFragCache>();
+    METHODS.iter().try_for_each(|name| {
+        let counting = class.getattr(format!("{TRACKED}{name}"))?;
+        // Looked at each time: a module that is imported anew puts the others back.
+        if class.getattr(*name)?.is(&counting) {
+            return Ok(());
+        }
+        class.setattr(name, counting)
     })
-    .copied()
 }
 
 impl PageFragCache {
