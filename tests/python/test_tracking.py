@@ -339,6 +339,8 @@ def test_a_finalizer_that_allocates_in_the_middle_of_a_note_finds_no_lock(
 
 
 def test_a_module_that_is_imported_again_still_counts(cache: PageFragCache) -> None:
+    before = cache.alloc(100)
+    assert only(cache).size == before.nbytes
     spec = importlib.util.find_spec("pagefrag._pagefrag")
     assert spec is not None
     assert spec.loader is not None
