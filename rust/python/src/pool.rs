@@ -90,7 +90,10 @@ impl PagePool {
             builder = builder.max_bytes(max_bytes);
         }
         if tracemalloc {
-            builder = builder.watch(tracemalloc::watch(py)?);
+            let watch = tracemalloc::watch(py)?;
+            // SAFETY: these enter the region in the interpreter's own books, which run no Python
+            // code and know nothing of pools.
+            builder = unsafe { builder.watch(watch) };
         }
         Ok(Self {
             core: builder.build().map_err(from_core)?,

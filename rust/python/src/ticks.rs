@@ -26,11 +26,11 @@ impl Ticks {
     /// Counts one. True says to ask `is_it`, and no more: that keeps four instructions for the others.
     #[inline]
     pub(crate) fn is_over(&self) -> bool {
-        // Relaxed, a load and a store: two threads that count at once count one, and the next
-        // sample comes one later.
+        // Relaxed, a load and a store: two threads that count at once count one, or one of them
+        // counts on from what the other has ended. Below 0 is over, too.
         let left = self.left.load(Ordering::Relaxed).wrapping_sub(1);
         self.left.store(left, Ordering::Relaxed);
-        left == 0
+        left.cast_signed() <= 0
     }
 
     /// Starts anew after a countdown; whether the one that ended it is to be noted.
@@ -50,9 +50,9 @@ impl Ticks {
 /// How far the next one is: `every` on average.
 fn distance(every: u32) -> u32 {
     match every {
-        0 => u32::MAX,
+        0 => i32::MAX.cast_unsigned(),
         1 => 1,
-        // At most twice `RAREST`, which is no more than a u32 holds.
+        // Below twice `RAREST`, which an i32 holds.
         _ => 1 + chance() % (2 * every - 1),
     }
 }

@@ -91,7 +91,11 @@ impl PoolBuilder {
     }
 
     /// Who is told of regions as they come and go (nobody).
-    pub fn watch(mut self, watch: RegionWatch) -> Self {
+    ///
+    /// # Safety
+    /// Both functions run in the middle of an allocation or of a `trim`: they use nothing of
+    /// this pool, not its caches, its fragments or its figures, and do not unwind.
+    pub unsafe fn watch(mut self, watch: RegionWatch) -> Self {
         self.watch = Some(watch);
         self
     }

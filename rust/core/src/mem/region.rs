@@ -28,7 +28,8 @@ use crate::mem::{os, poison};
 ///         MAPPED.fetch_sub(len, Ordering::Relaxed);
 ///     },
 /// };
-/// let pool = PagePool::builder().watch(watch).build()?;
+/// // SAFETY: both only count.
+/// let pool = unsafe { PagePool::builder().watch(watch) }.build()?;
 /// let frag = PageFragCache::new(&pool).alloc(1500)?;
 /// assert_eq!(MAPPED.load(Ordering::Relaxed), pagefrag::REGION);
 /// drop((frag, pool));
