@@ -153,6 +153,29 @@ ENDS = {
     "an exit handler": "atexit.register(lambda: cache.alloc_many(10, 100))",
     "a module that forgets everything": "sys.modules['pagefrag'] = None",
     "an exception": "kept = cache.alloc(100); sys.exit(0)",
+    "a finalizer that is refused": (
+        "class Late:\n"
+        "    frag, gone = cache.alloc(10), cache.alloc(10)\n"
+        "    def __del__(self):\n"
+        "        try: self.frag[99]\n"
+        "        except IndexError: self.gone.release()\n"
+        "        try: self.gone.tobytes()\n"
+        "        except ValueError: pass\n"
+        "kept = Late()"
+    ),
+    "a finalizer that shares what is tracked": (
+        "class Late:\n"
+        "    frag = pagefrag.PageFragCache(pagefrag.PagePool(track=1)).alloc(10)\n"
+        "    def __del__(self): memoryview(self.frag); self.frag[1:]\n"
+        "kept = Late()"
+    ),
+    "a finalizer that lends": (
+        "class Late:\n"
+        "    frag, other = cache.alloc(10), bytearray(10)\n"
+        "    def __del__(self):\n"
+        "        self.frag[:] = self.other; self.frag == self.other; self.other.append(0)\n"
+        "kept = Late()"
+    ),
 }
 START = (
     "import atexit, socket, sys, threading, time, pagefrag\n"

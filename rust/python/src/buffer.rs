@@ -150,7 +150,8 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // Without an interpreter there is no exporter either.
+        // On any thread: who shares our memory lets go of it anywhere. Without an interpreter there
+        // is no exporter either.
         let _ = Python::try_attach(|_| {
             // SAFETY: filled by `any`, given back once, attached.
             unsafe { ffi::PyBuffer_Release(&raw mut *self.view) };

@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
+use crate::attached::attached;
 use crate::gate::Refusal;
 use crate::made;
 
@@ -147,7 +148,7 @@ fn complete(kind: &Bound<'_, PyType>, why: &str) -> PyErr {
 }
 
 fn raise(pick: impl FnOnce(&Classes) -> &Py<PyType>, why: impl Display) -> PyErr {
-    Python::attach(|py| match classes(py) {
+    attached(|py| match classes(py) {
         Ok(classes) => complete(pick(classes).bind(py), &why.to_string()),
         Err(error) => error,
     })
@@ -155,7 +156,7 @@ fn raise(pick: impl FnOnce(&Classes) -> &Py<PyType>, why: impl Display) -> PyErr
 
 #[cold]
 fn built_in<E: PyTypeInfo>(why: &str) -> PyErr {
-    Python::attach(|py| complete(&py.get_type::<E>(), why))
+    attached(|py| complete(&py.get_type::<E>(), why))
 }
 
 /// `ValueError`.
@@ -181,7 +182,7 @@ pub(crate) fn kind(why: &str) -> PyErr {
 /// `OSError` with its number, or the class that it makes of the number.
 #[cold]
 pub(crate) fn os(number: i32, why: &str) -> PyErr {
-    Python::attach(|py| {
+    attached(|py| {
         made::guarded(py, || {
             let kind = py.get_type::<PyOSError>();
             Ok(PyErr::from_value(kind.call1((number, why))?.cast_into()?))
@@ -205,11 +206,10 @@ pub(crate) fn out_of_context(why: impl Display) -> PyErr {
     raise(|classes| &classes.context, why)
 }
 
-/// Raises an error from a slot that `pyo3` does not know of. Attached in its own eyes: it would
-/// otherwise put the references inside the error aside, and give them back who knows when.
+/// Raises an error from a slot that `pyo3` does not know of.
 #[cold]
 pub(crate) fn set(error: PyErr) {
-    Python::attach(|py| {
+    attached(|py| {
         // One whose text is made only now.
         if let Err(error) = made::guarded(py, || {
             error.restore(py);
@@ -220,10 +220,10 @@ pub(crate) fn set(error: PyErr) {
     });
 }
 
-/// Drops an error in such a slot, for the same reason.
+/// Drops an error in such a slot.
 #[cold]
 pub(crate) fn forget(error: PyErr) {
-    Python::attach(|_| drop(error));
+    attached(|_| drop(error));
 }
 
 /// Number and text of an error of the system.

@@ -13,6 +13,7 @@ use pyo3::exceptions::{PyException, PyIndexError, PyOverflowError, PyTypeError, 
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyMemoryView, PySlice, PyTuple};
 
+use crate::attached::attached;
 use crate::buffer::Lent;
 use crate::cache::PageFragCache;
 use crate::error::{forget, from_gate};
@@ -284,7 +285,8 @@ pub(crate) fn assign(
     drop(writable(this)?);
     let value = value.ok_or_else(|| PyTypeError::new_err("cannot delete memory"))?;
     match key.cast::<PySlice>() {
-        Ok(key) => assign_slice(this, key, value),
+        // In `PyO3`'s eyes, too: what is lent goes back at once.
+        Ok(key) => attached(|_| assign_slice(this, key, value)),
         Err(_) => assign_item(this, index(key)?, value),
     }
 }

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+use crate::attached::attached;
 use crate::error::set;
 use crate::made::guarded;
 use crate::object::This;
@@ -192,7 +193,10 @@ unsafe extern "C" fn compare(
             return this.py().NotImplemented().into_ptr();
         }
     };
-    hand_back(this.py(), || fragment::equals(this, &other, wanted))
+    // In `PyO3`'s eyes, too: what is lent goes back at once.
+    hand_back(this.py(), || {
+        attached(|_| fragment::equals(this, &other, wanted))
+    })
 }
 
 const fn method(

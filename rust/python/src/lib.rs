@@ -14,6 +14,7 @@
 
 mod args;
 mod arrow;
+mod attached;
 mod batch;
 mod batch_arrow;
 mod batch_numpy;

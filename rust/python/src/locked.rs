@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use pagefrag::Error;
 use pyo3::prelude::*;
 
+use crate::attached::attached;
 use crate::error::{from_core, from_gate, released, viewed};
 use crate::gate;
 
@@ -36,7 +37,7 @@ impl Refused {
             Self::Viewed(views) => viewed(noun, views),
             Self::Fragment(refusal) => from_gate(refusal, "fragment"),
             Self::Core(error) => from_core(error),
-            Self::Raised => Python::attach(PyErr::fetch),
+            Self::Raised => attached(PyErr::fetch),
         }
     }
 }

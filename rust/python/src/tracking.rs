@@ -18,6 +18,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyWeakrefMethods, PyWeakrefReference};
 
+use crate::attached::attached;
 use crate::error::forget;
 use crate::made::{self, guarded};
 use crate::memory::Memory;
@@ -150,10 +151,8 @@ impl<'py> Open<'py> {
 }
 
 /// Runs what may fail for lack of memory: then there is no record, and the allocation is as it was.
-/// Attached in its own eyes: references that are dropped would otherwise be put aside, and given back
-/// who knows when.
 fn quietly(note: impl FnOnce(Python<'_>) -> PyResult<()>) {
-    Python::attach(|py| {
+    attached(|py| {
         if let Err(error) = guarded(py, || note(py)) {
             forget(error);
         }

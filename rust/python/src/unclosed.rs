@@ -10,10 +10,12 @@ use pyo3::exceptions::PyResourceWarning;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::attached::attached;
+
 /// Ends what was not closed and warns: `unclosed ` and what `end` says it was.
 #[cold]
 pub(crate) fn end(end: impl FnOnce(Python<'_>) -> String) {
-    Python::attach(|py| {
+    attached(|py| {
         let on_its_way = PyErr::take(py);
         warn(py, &end(py));
         if let Some(error) = on_its_way {
