@@ -149,6 +149,34 @@ local.kept = cache.alloc(1)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_daemon_thread_that_maps_while_the_interpreter_ends_is_no_accident() -> None:
+    script = """
+import socket, sys, threading, time, tracemalloc
+from pagefrag import PageFragCache, PagePool, RxRing
+tracemalloc.start()
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+cache = PageFragCache(PagePool(tracemalloc=True))
+ring = RxRing(sock, slots=1024, buf_size=32768, cache=cache)
+mapped = threading.Event()
+def work():
+    while True:
+        ring.recv(max=1024, timeout=0)  # maps 16 regions while others run
+        mapped.set()
+        ring.drain(), cache.drain(), cache.pool.trim()
+class Late:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.2)  # others may run once more, until they want the interpreter
+sys.kept = Late()
+threading.Thread(target=work, daemon=True).start()
+mapped.wait()
+"""
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_domain_is_nobody_elses() -> None:
     assert int.from_bytes(b"page", "big") == PagePool.TRACEMALLOC_DOMAIN
     assert compiled.PagePool.TRACEMALLOC_DOMAIN not in (0, 389047)  # Python's and NumPy's

@@ -1,9 +1,11 @@
 //! Regions in the books of Python's `tracemalloc`: one trace each, in a domain of their own.
 //!
 //! The two functions that keep these books are `CPython`'s, but no part of its stable ABI, so they are
-//! looked up when a pool asks for them, the same way in every build. Both may be called on any thread,
-//! attached or not: the one that notes a trace attaches by itself, the other one takes a lock of its
-//! own and no more. Where nothing is being traced they return at once.
+//! looked up when a pool asks for them, the same way in every build. The one that forgets a trace takes
+//! a lock of its own and no more. The one that notes a trace attaches by itself, if anything is being
+//! traced; and before 3.14 a daemon thread that does so while the interpreter is ending is unwound by
+//! the system from there, through whatever of ours it is in. So we attach first, which puts such a
+//! thread to sleep where it stands.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr::{NonNull, with_exposed_provenance};
@@ -52,9 +54,12 @@ fn books(py: Python<'_>) -> PyResult<Books> {
 
 fn mapped(first: NonNull<u8>, len: usize) {
     if let Some(books) = BOOKS.get() {
-        // SAFETY: any thread may call it, with any numbers. When it has no memory for a trace, the
-        // region is not in the books.
-        unsafe { (books.track)(DOMAIN, first.addr().get(), len) };
+        // When the interpreter is ending nobody is going to read the books.
+        let _ = Python::try_attach(|_| {
+            // SAFETY: any thread may call it, with any numbers. When it has no memory for a trace,
+            // the region is not in the books.
+            unsafe { (books.track)(DOMAIN, first.addr().get(), len) };
+        });
     }
 }
 
