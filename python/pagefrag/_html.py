@@ -51,7 +51,7 @@ def _table(rows: Iterable[tuple[str, object]]) -> str:
 
 def _memory(of: PagePool) -> str:
     """Draw what *of* holds: of its limit if it has one, else of what it has mapped."""
-    stats = of.stats()
+    stats = of.stats(huge=False)
     free = stats.pages_free * stats.page_size
     parts = [
         ("live", stats.live_bytes, _LIVE),
@@ -65,7 +65,7 @@ def _memory(of: PagePool) -> str:
 
 def pool(shown: PagePool) -> str:
     """Return *shown* as HTML: a bar of its bytes and a few figures."""
-    stats = shown.stats()
+    stats = shown.stats(huge=False)
     limit = "none" if shown.max_bytes is None else f"{shown.max_bytes:,} bytes"
     table = _table(
         [

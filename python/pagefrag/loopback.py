@@ -67,7 +67,7 @@ class Sender:
         self, sock: socket.socket, count: int, size: int, command: Sequence[str] | None = None
     ) -> None:
         """Start it; *command* replaces the sending program (for tests)."""
-        self.window = window(sock, size)
+        self.window: int = window(sock, size)
         ours, theirs = socket.socketpair()
         port = sock.getsockname()[1]
         with theirs:

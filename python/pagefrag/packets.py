@@ -49,7 +49,7 @@ class Expectation:
     def __init__(self, size: int) -> None:
         """Prepare one template per body; a check then writes eight bytes and compares."""
         self.size = size
-        self.templates = [bytearray(HEADER) + body for body in bodies(size)]
+        self.templates: list[bytearray] = [bytearray(HEADER) + body for body in bodies(size)]
 
     def packet(self, sequence: int) -> bytes:
         """Return packet number *sequence*."""

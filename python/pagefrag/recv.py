@@ -93,7 +93,7 @@ class Listener:
 
     def look(self) -> _Look:
         """Read the counters."""
-        queue, pool = self._ring.stats(), self._pool.stats()
+        queue, pool = self._ring.stats(), self._pool.stats(huge=False)
         rows = [
             ("packets", queue.rx_packets),
             ("bytes", queue.rx_bytes),

@@ -4,8 +4,9 @@
 
 Of each kind of wheel: it imports without a warning from where it was installed, receives a packet
 and shows it to NumPy's protocol, answers on the command line, carries its licences and its types;
-``mypy --strict`` accepts a program that uses it, and ``stubtest`` compares the stubs that it
-carries with the module that it carries. The last line says what was built.
+``mypy --strict`` accepts a program that uses it, ``stubtest`` compares the stubs that it carries
+with the module that it carries, and pyright knows the type of every public name. The last line says
+what was built.
 """
 
 from __future__ import annotations
@@ -84,6 +85,15 @@ def types(found: wheels.Installed, program: Path) -> None:
     options = ["--allowlist", allowed, "--ignore-unused-allowlist"]
     stubtest = [tools / "stubtest", "pagefrag", *options]
     subprocess.run(stubtest, cwd=beside, env=words, check=True)
+    # pyright looks at what the first Python of the path has installed.
+    environment = found.python.parents[1]
+    path = f"{found.python.parent}:{os.environ.get('PATH', '')}"
+    words = os.environ | {"PATH": path, "VIRTUAL_ENV": str(environment)}
+    pyright = [tools / "basedpyright", "--verifytypes", "pagefrag", "--ignoreexternal"]
+    done = subprocess.run(pyright, cwd=beside, env=words, stdout=subprocess.PIPE, check=False)
+    told = done.stdout.decode()
+    if f'Package directory: "{environment}' not in told or "score: 100%" not in told:
+        raise RuntimeError(f"not the type of every public name is known:\n{told}")
 
 
 def use(found: wheels.Installed, folder: Path) -> None:

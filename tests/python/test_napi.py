@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -16,6 +17,9 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "alloc_skb": lambda ctx: ctx.alloc_skb(64),
     "consume_skb": lambda ctx: ctx.consume_skb(pagefrag.netdev_alloc_skb(64)),
 }
+
+
+ROUNDS = 300
 
 
 def in_thread(act: Callable[[], object]) -> Any:
@@ -94,6 +98,56 @@ def test_a_poll_is_entered_once() -> None:
         poll.__enter__()
     with pytest.raises(ContextError):
         poll.__exit__(None, None, None)
+
+
+def test_of_threads_that_enter_one_poll_at_once_one_is_in() -> None:
+    """Without a global lock they really meet."""
+    napi, ready = NapiCache(PagePool()), threading.Barrier(3)
+    polls = [napi.poll() for _ in range(ROUNDS)]
+
+    def enters() -> list[bool]:
+        entered = []
+        for poll in polls:
+            ready.wait()
+            try:
+                poll.__enter__()
+            except ContextError:
+                entered.append(False)
+            else:
+                poll.alloc_frag(64)
+                poll.__exit__(None, None, None)
+                entered.append(True)
+        return entered
+
+    threads = [started(enters) for _ in range(3)]
+    for thread, _ in threads:
+        thread.join()
+    together = zip(*(found[0] for _, found in threads), strict=True)
+    assert [sum(entered) for entered in together] == [1] * ROUNDS
+    with napi.poll() as ctx:
+        assert ctx.alloc_frag(1) is not None
+
+
+def test_a_poll_that_is_refused_at_the_door_cannot_end_the_one_inside() -> None:
+    """One thread polls and tries to leave a second poll, which another thread tries to enter."""
+    napi, ready = NapiCache(PagePool()), threading.Barrier(2)
+    seconds = [napi.poll() for _ in range(ROUNDS)]
+
+    def enters() -> None:
+        for second in seconds:
+            ready.wait()
+            with pytest.raises(ContextError):
+                second.__enter__()
+
+    with napi.poll() as first:
+        thread, found = started(enters)
+        for second in seconds:
+            ready.wait()
+            with pytest.raises(ContextError):
+                second.__exit__(None, None, None)
+            assert first.alloc_frag(64) is not None
+        thread.join()
+    assert found == [None]
 
 
 def test_a_poll_ends_with_its_exception() -> None:

@@ -151,6 +151,20 @@ def test_statistics_are_frozen_dataclasses_of_integers(stats: Any) -> None:
         setattr(stats, next(iter(fields)), 1)
 
 
+def test_statistics_without_a_question_to_the_system_lack_huge_bytes_alone() -> None:
+    pool = PagePool(page_size=1 << 20)
+    frag = PageFragCache(pool).alloc(1 << 20)
+    frag[:] = bytes(frag.nbytes)
+    stats = pool.stats()
+    assert pool.stats(huge=False) == dataclasses.replace(stats, huge_bytes=0)
+    assert (pool.stats(huge=True), stats.live_bytes) == (stats, 1 << 20)
+    for wrong in ((True,), (False,)):
+        with pytest.raises(TypeError):
+            pool.stats(*wrong)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        pool.stats(huge=1)  # type: ignore[arg-type]
+
+
 def test_statistics_have_the_names_that_others_rely_on() -> None:
     pool = {field.name for field in dataclasses.fields(PoolStats)}
     assert pool >= {

@@ -62,7 +62,8 @@ class _Bounded:
     """A file that is never asked for more than it has, and knows how much is left."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._left, self.size = file, size, size
+        self._file, self._left = file, size
+        self.size: int = size
 
     def tell(self) -> int:
         return self.size - self._left
@@ -95,8 +96,8 @@ class Capture:
         """Read *records* from *source*; *form* is the name of the file's format."""
         self._source, self._records = source, records
         self.form = form
-        self.size = source.size
-        self.packets = 0
+        self.size: int = source.size
+        self.packets: int = 0
 
     @property
     def position(self) -> int:

@@ -39,10 +39,16 @@ class Traffic:
         """Count as *length* says: the bytes on the wire, or those that the file has."""
         self.length = length
         self.sizes: Counter[int] = Counter()
-        self.packets = self.bytes = self.duration = 0
-        self.cut = self.untimed = self.disordered = self.set_back = 0
+        self.packets: int = 0
+        self.bytes: int = 0
+        self.duration: int = 0
+        self.cut: int = 0
+        self.untimed: int = 0
+        self.disordered: int = 0
+        self.set_back: int = 0
         self._newest: int | None = None
-        self._steps, self._lengths = array("q"), array("I")
+        self._steps: array[int] = array("q")
+        self._lengths: array[int] = array("I")
         self._chunks: list[int] = []
         self._spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
 

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use pagefrag::net::ContextError;
 use pagefrag::{Error, net};
 use pyo3::prelude::*;
 
@@ -181,11 +182,44 @@ impl NapiPoll {
         // thread enters one after the other.
         match self.state.load(Ordering::Relaxed) {
             RUNNING => Ok(self.cache.get()),
-            AHEAD => Err(out_of_context(
-                "this poll has not begun: use `with cache.poll() as ctx`",
-            )),
-            _ => Err(out_of_context("this poll is over")),
+            state => Err(out_of_context(refusal(state))),
         }
+    }
+
+    /// From one state into the next, with the core or not at all. All states of all polls of a
+    /// cache change under its one lock, so nobody sees a poll that runs and that the core does not
+    /// know, and of two threads that enter or leave at once one is refused.
+    fn turn(
+        &self,
+        from: u8,
+        to: u8,
+        how: impl FnOnce(&mut net::NapiCache) -> Result<(), ContextError>,
+    ) -> PyResult<()> {
+        let mut core = self.cache.get().core();
+        // Relaxed, both: the lock orders them.
+        let state = self.state.load(Ordering::Relaxed);
+        let turned = if state == from {
+            how(&mut core).map_err(|error| error.to_string())
+        } else if from == AHEAD {
+            Err("a poll is entered once".to_owned())
+        } else {
+            Err(refusal(state).to_owned())
+        };
+        if turned.is_ok() {
+            self.state.store(to, Ordering::Relaxed);
+        }
+        // Before an exception is made, which can run Python code.
+        drop(core);
+        turned.map_err(out_of_context)
+    }
+}
+
+/// What is said of a poll that is not `RUNNING`.
+fn refusal(state: u8) -> &'static str {
+    if state == AHEAD {
+        "this poll has not begun: use `with cache.poll() as ctx`"
+    } else {
+        "this poll is over"
     }
 }
 
@@ -237,25 +271,13 @@ impl NapiPoll {
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
         let this = slf.get();
         thread_end::watch(slf.py())?;
-        // Of two threads one is first. Relaxed: a right, with which nothing is read.
-        this.state
-            .compare_exchange(AHEAD, RUNNING, Ordering::Relaxed, Ordering::Relaxed)
-            .map_err(|_| out_of_context("a poll is entered once"))?;
-        // Out of the lock before an exception is made, here and below.
-        let entered = this.cache.get().core().enter(this.budget);
-        if entered.is_err() {
-            this.state.store(AHEAD, Ordering::Relaxed);
-        }
-        entered.map_err(out_of_context)?;
+        this.turn(AHEAD, RUNNING, |core| core.enter(this.budget))?;
         Ok(slf)
     }
 
     #[pyo3(signature = (*_args))]
     fn __exit__(&self, _args: &Bound<'_, PyAny>) -> PyResult<()> {
-        let left = self.cache()?.core().leave();
-        left.map_err(out_of_context)?;
-        self.state.store(OVER, Ordering::Relaxed);
-        Ok(())
+        self.turn(RUNNING, OVER, net::NapiCache::leave)
     }
 
     fn __repr__(&self) -> Text {

@@ -213,9 +213,37 @@ impl PagePool {
     }
 
     /// The pool at this moment: exact when no other thread is using it. Reads
-    /// every page's map: some 20 ns a page, and `/proc/self/smaps`.
+    /// every page's map, some 20 ns a page, and all of `/proc/self/smaps`,
+    /// which costs more than the rest the more a process has mapped; without
+    /// the latter it is [`counts`](Self::counts).
     pub fn stats(&self) -> PoolStats {
+        let mut stats = self.counts();
+        stats.huge_bytes = self.huge_bytes();
+        stats
+    }
+
+    /// The same without a question to the OS: `huge_bytes` is 0.
+    ///
+    /// # Examples
+    /// ```
+    /// use pagefrag::{PageFragCache, PagePool};
+    ///
+    /// let pool = PagePool::new();
+    /// let mut cache = PageFragCache::new(&pool);
+    /// let frag = cache.alloc(1500)?;
+    /// assert_eq!(pool.counts().live_bytes, 1536);
+    /// # Ok::<(), pagefrag::Error>(())
+    /// ```
+    pub fn counts(&self) -> PoolStats {
         self.survey(|_| ())
+    }
+
+    /// Bytes of the mapped regions that are backed by huge pages now.
+    fn huge_bytes(&self) -> u64 {
+        let mut ranges = Vec::new();
+        self.depot
+            .inspect(|region| ranges.push((region.base(), REGION)));
+        os::huge_bytes(&ranges)
     }
 
     /// The pool at this moment, and whether its books balance: pages obtained
@@ -226,7 +254,8 @@ impl PagePool {
     /// What does not balance, a sentence each.
     pub fn audit(&self) -> Result<PoolStats, AuditError> {
         let mut findings = Vec::new();
-        let stats = self.survey(|finding| findings.push(finding));
+        let mut stats = self.survey(|finding| findings.push(finding));
+        stats.huge_bytes = self.huge_bytes();
         let accounted = stats.pages_current
             + stats.pages_retired
             + stats.pages_orphaned
@@ -262,10 +291,8 @@ impl PagePool {
             ..PoolStats::default()
         };
         let mut alive = 0;
-        let mut ranges = Vec::new();
         depot.inspect(|region| {
             stats.regions_mapped += 1;
-            ranges.push((region.base(), REGION));
             for (page, free, ticket) in region.pages() {
                 let owner = page.owner();
                 if free {
@@ -300,7 +327,6 @@ impl PagePool {
         stats.held_bytes = stats.pages_in_use * stats.page_size;
         stats.live_bytes = alive as u64;
         stats.pinned_bytes = stats.held_bytes.saturating_sub(stats.live_bytes);
-        stats.huge_bytes = os::huge_bytes(&ranges);
         stats
     }
 }
