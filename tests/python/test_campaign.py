@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import socket
 import subprocess
@@ -27,7 +28,7 @@ def test_twenty_thousand_datagrams_are_what_was_sent(
     family: socket.AddressFamily, gro: bool, buf_size: int
 ) -> None:
     bound(family).close()
-    report = Campaign(family, gro, seed=1, buf_size=buf_size).run(20_000, LONG)
+    report = Campaign(family, gro, seed=1, buf_size=buf_size).run(20_000, math.inf)
     assert report.packets >= 20_000
     assert (report.joined > 0) == gro
 

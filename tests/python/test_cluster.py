@@ -64,7 +64,7 @@ def test_dask_takes_a_batch_as_frames_of_its_own_memory() -> None:
 
 def test_the_collector_counts_every_byte_on_the_workers(example: ModuleType) -> None:
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
