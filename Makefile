@@ -133,11 +133,34 @@ forks: $(MARKS)/module ## fork while eight threads are busy, FORKS=10000 times
 SEED ?= 1000000
 TRACES ?= 10000
 FUZZ_SECONDS ?= 300
-fuzz: fuzz-random fuzz-rust fuzz-python ## all fuzzers, FUZZ_SECONDS=300 each; SEED and TRACES=10000 of 200 steps
+fuzz: fuzz-random fuzz-swarm fuzz-rust fuzz-python ## all fuzzers, FUZZ_SECONDS=300 each; SEED and TRACES=10000 of 200 steps
 
 .PHONY: fuzz-random
 fuzz-random: trace-programs ## random traces in four executors
 	$(NOTED) "make fuzz SEED=$(SEED) TRACES=$(TRACES)" -- env $(EXECUTORS) compare $(TRACE) $(SEED) $(TRACES) 200
+
+# A slice may run for up to 80 minutes: SWARM_SECONDS=4800. Its seeds are its own unless told.
+SWARM := $(TARGET)/quick/release/swarm
+SWARM_SECONDS ?= 60
+JOBS ?= 1
+.PHONY: fuzz-swarm
+fuzz-swarm: trace-programs ## short traces by the million, core and package against the model; SWARM_SECONDS=60 JOBS=1 SWARM_SEED=
+	$(QUICK_LINK) $(CARGO) build --locked --release -p pagefrag-tests --bin swarm
+	seed=$${SWARM_SEED:-$$($(NOTED) seed docs/assurance.md)}; \
+	many="1000000000000 $(SWARM_SECONDS) tests/traces/corpus"; \
+	for language in rust python; do \
+		if [ $$language = rust ]; then runs='$(SWARM) run'; else runs='$(BIN)/python tests/campaigns/swarm.py $(SWARM)'; fi; \
+		jobs=(); \
+		for ((job = 0; job < $(JOBS); job++)); do \
+			$(NOTED) "make fuzz-swarm ($$language)" -- env LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $$runs $$((seed + job * 100000000000)) $$many & \
+			jobs+=($$!); \
+		done; \
+		for job in "$${jobs[@]}"; do wait $$job; done; \
+	done
+
+.PHONY: sums
+sums: $(MARKS)/venv ## what the campaigns of executions came to so far, all slices together
+	@$(NOTED) sum docs/assurance.md
 
 # libFuzzer comes as C++ source; its counters need no flag of another compiler.
 GUIDED := $(BIN)/python tests/campaigns/guided.py

@@ -18,7 +18,7 @@ fn number(word: Option<&String>) -> Option<u64> {
 /// Digests of what the core does with a trace, and of what the model says.
 fn digests(name: &str, trace: &[u8], out: &mut impl Write) -> io::Result<()> {
     let [core, model] = [log, model_log].map(|log| digest(log(trace).as_bytes()));
-    writeln!(out, "{name} {core:016x} {model:016x}")
+    writeln!(out, "{name} {core:08x} {model:08x}")
 }
 
 /// Digests of a trace with each plan of faults that has something fail.
@@ -34,7 +34,7 @@ fn faults(name: &str, trace: &[u8], out: &mut impl Write) -> io::Result<()> {
                 break;
             }
             let [core, model] = [core, model_log(&trace)].map(|log| digest(log.as_bytes()));
-            writeln!(out, "{name} {plan} {core:016x} {model:016x}")?;
+            writeln!(out, "{name} {plan} {core:08x} {model:08x}")?;
         }
     }
     Ok(())

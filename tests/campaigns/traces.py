@@ -61,7 +61,7 @@ def differing(program: str, traces: Iterator[tuple[str, bytes, list[str]]]) -> i
     differ = 0
     for name, trace, digests in traces:
         logs = (engine.log(trace), world.log(trace))
-        if len({*digests, *(f"{digest(log.encode()):016x}" for log in logs)}) != 1:
+        if len({*digests, *(f"{digest(log.encode()):08x}" for log in logs)}) != 1:
             differ += 1
             print(f"trace {name}: {first_difference(all_logs(program, trace))}", flush=True)
     return differ

@@ -6,11 +6,19 @@
 //! then on. So the product is tested as it is shipped, and has no hook.
 //!
 //! Only calls that look like the allocator's are counted, by their length.
+//!
+//! Without a plan it keeps the regions that go, as zero as new ones, for those that come: a short
+//! trace would spend its time in the kernel otherwise (`kept.rs`).
+//!
+//! And there is no account of the process's mappings (`/proc/self/smaps`): the kernel writes it
+//! for longer than a trace runs, for the bytes in huge pages, of which no trace speaks.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use libc::{c_int, c_long, off_t, size_t};
+
+mod kept;
 
 /// Bytes of a region.
 const REGION: usize = 2 << 20;
@@ -42,6 +50,10 @@ pub extern "C" fn pagefrag_faults(plan: u32) -> u32 {
     FAILED.swap(0, Ordering::Relaxed)
 }
 
+fn is_planned() -> bool {
+    PLAN.load(Ordering::Relaxed) != 0
+}
+
 /// Does this call of `kind` fail?
 fn fails(kind: u32) -> bool {
     let plan = PLAN.load(Ordering::Relaxed);
@@ -55,6 +67,22 @@ fn fails(kind: u32) -> bool {
         FAILED.fetch_add(1, Ordering::Relaxed);
     }
     fails
+}
+
+/// See the module.
+///
+/// # Safety
+/// As `open(2)`; `mode` is looked at only if the flags have it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
+    // SAFETY: the caller's string.
+    if unsafe { CStr::from_ptr(path) } == c"/proc/self/smaps" {
+        refuse(libc::ENOENT);
+        return -1;
+    }
+    // SAFETY: the caller's own arguments.
+    let file = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) };
+    c_int::try_from(file).unwrap_or(-1)
 }
 
 fn refuse(error: c_int) -> c_long {
@@ -79,6 +107,12 @@ pub unsafe extern "C" fn mmap(
     offset: off_t,
 ) -> *mut c_void {
     let region = len == HEADER + 2 * REGION && flags & libc::MAP_NORESERVE != 0;
+    if region
+        && !is_planned()
+        && let Some(kept) = kept::take()
+    {
+        return kept.as_ptr();
+    }
     let made = if region && fails(MAP) {
         refuse(libc::ENOMEM)
     } else {
@@ -110,13 +144,20 @@ pub unsafe extern "C" fn munmap(address: *mut c_void, len: size_t) -> c_int {
         refuse(libc::ENOMEM);
         return -1;
     }
+    // What lies behind a kept region was never mapped.
+    let kept =
+        len == REGION && kept::ends_at(address) || len == HEADER + REGION && kept::put(address);
+    if kept {
+        return 0;
+    }
     // SAFETY: the caller's own arguments.
     let done = unsafe { libc::syscall(libc::SYS_munmap, address, len) };
     c_int::from(done == 0) - 1
 }
 
 /// See the module. While a plan is about advice, advice on huge pages that does
-/// not fail is taken by nobody, so that all kernels say the same.
+/// not fail is taken by nobody, so that all kernels say the same; nor is advice on
+/// a region that is kept, which would keep it.
 ///
 /// # Safety
 /// As `madvise(2)`.
@@ -127,7 +168,7 @@ pub unsafe extern "C" fn madvise(address: *mut c_void, len: size_t, advice: c_in
             refuse(libc::EINVAL);
             return -1;
         }
-        if PLAN.load(Ordering::Relaxed) & 7 == ADVISE {
+        if PLAN.load(Ordering::Relaxed) & 7 == ADVISE || kept::begins_at(address) {
             return 0;
         }
     }

@@ -46,3 +46,22 @@ def test_without_a_ledger_nothing_is_written(page: Path, monkeypatch: pytest.Mon
     assert ledger.main(["make x", "--", *SPEAK]) == 0
     assert page.read_text(encoding="utf-8") == before
     assert ledger.main(["make x"]) == 2
+
+
+def test_slices_add_up_and_the_next_one_has_seeds_of_its_own() -> None:
+    rows = "\n".join(
+        f"| 2026-11-22 | abc | here | `make fuzz-swarm ({name})` | {who} against model: {ran} "
+        f"executions from seed {seed} on, {10 * ran} steps (10.0 in each, 8.0 of them did "
+        f"something), 60 s, {differ} differ |"
+        for name, who, seed, ran, differ in (
+            ("rust", "core", 1, 500, 0),
+            ("rust", "**failed (1)**: core", 2 * ledger.APART, 7, 1),
+            ("python", "package", 1, 20, 0),
+        )
+    )
+    assert ledger.told_sums(f"# Ledger\n{rows}\n").splitlines() == [
+        "make fuzz-swarm (rust): 507 executions, 5070 steps in 2 slices, 1 differed",
+        "make fuzz-swarm (python): 20 executions, 200 steps in 1 slices, 0 differed",
+    ]
+    assert ledger.next_seed(rows) == 3 * ledger.APART
+    assert ledger.next_seed("") == ledger.APART

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import stat
+import struct
 from pathlib import Path
 
 import pytest
-from campaigns import guided
+from campaigns import guided, swarm
 from campaigns import traces as campaign
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,7 +45,7 @@ def test_sizes_patterns_and_digests_are_as_in_rust() -> None:
     assert size_of(9 << 8 | 6, 4096) == 4097
     assert [align_of(arg) for arg in (0x78, 0x80, 0xF8)] == [1, 1, 1 << 15]
     assert pattern(1, 9) == (0x9E3779B97F4A7C15).to_bytes(8, "little") + pattern(2, 1)
-    assert digest(b"a") == 0xAF63DC4C8601EC8C
+    assert digest(b"123456789") == 0xCBF43926
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -53,7 +54,7 @@ def test_a_trace_ends_with_nothing_left_and_as_the_model_says(seed: int) -> None
     log = engine.log(trace)
     assert log == world.log(trace)
     assert "broken" not in log
-    books = log.splitlines()[-3]
+    books = log.splitlines()[-1]
     assert books.startswith("end held=0 live=0 ")
     assert " regions=0 " in books
 
@@ -146,3 +147,45 @@ def test_errors_have_one_exception_each() -> None:
         cache.alloc(4097)
     with pytest.raises(ValueError, match="power of two"):
         cache.alloc(1, align=3)
+
+
+def swarm_program(folder: Path, traces: list[bytes], wrong: set[int]) -> str:
+    """Return a program that makes *traces*, and tells a wrong checksum of those in *wrong*."""
+    frames = b"".join(
+        struct.pack("<I", len(trace))
+        + trace
+        + struct.pack("<I", digest(world.log(trace).encode()) ^ (number in wrong))
+        for number, trace in enumerate(traces)
+    )
+    (folder / "frames").write_bytes(frames)
+    program = folder / "swarm"
+    program.write_text(f"#!/bin/sh\ncat {folder}/frames\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return str(program)
+
+
+def test_a_swarm_runs_in_the_package_as_the_model_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    traces = [random_trace(seed, 20) for seed in range(70)]
+    program = swarm_program(tmp_path, traces, set())
+    assert swarm.main([program, "5", "70", "60", str(tmp_path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "70 executions from seed 5 on, 1400 steps (20.0 in each, " in last
+    assert "2 of them also in the model in Python" in last
+    assert last.endswith(" 0 differ")
+
+
+def test_a_swarm_keeps_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = swarm_program(tmp_path, [random_trace(seed, 20) for seed in range(3)], {1})
+    assert swarm.main([program, "5", "3", "60", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "seed 6: 20 steps" in said
+    assert "the models in Rust and in Python differ" in said
+    assert (tmp_path / "swarm-6").read_bytes() == random_trace(1, 20)
+
+
+def test_what_is_wrong_is_cut_down_to_the_steps_that_it_takes() -> None:
+    trace = random_trace(1, 40)
+    step = trace[4 + 8 * 17 : 4 + 8 * 18]
+    assert swarm.shortened(trace, lambda shorter: step in shorter) == trace[:4] + step

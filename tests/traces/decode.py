@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -131,21 +132,25 @@ def align_of(arg: int) -> int:
     return 1 << ((arg >> 3) % 16) if arg & 0x80 else 1
 
 
+def _sequence(words: int) -> bytes:
+    """Return the first *words* of the sequence of which every pattern is a part."""
+    return b"".join((index * _GOLDEN & _MASK).to_bytes(8, "little") for index in range(words))
+
+
+# A pattern begins at the word that its seed names; the longest fills a page.
+SEEDS = 1 << 16
+_SEQUENCE = _sequence(SEEDS + PAGES[-1] // 8)
+
+
 def pattern(seed: int, length: int) -> bytes:
     """Return *length* bytes of the pattern of *seed*."""
-    words = (length + 7) // 8
-    text = b"".join(
-        ((seed + index) * _GOLDEN & _MASK).to_bytes(8, "little") for index in range(words)
-    )
-    return text[:length]
+    first = seed % SEEDS * 8
+    return _SEQUENCE[first : first + length]
 
 
 def digest(text: bytes) -> int:
-    """Return FNV-1a of *text*."""
-    found = 0xCBF29CE484222325
-    for byte in text:
-        found = (found ^ byte) * 0x100000001B3 & _MASK
-    return found
+    """Return the CRC-32 of *text*."""
+    return zlib.crc32(text)
 
 
 def random_trace(seed: int, steps: int) -> bytes:

@@ -21,11 +21,14 @@ NOTHING = "-"
 VIEWED = "refused: viewed"
 
 
+# The preloaded library's door, if it is there (``tests/faults``).
+_set_plan = getattr(ctypes.CDLL(None), "pagefrag_faults", None)
+
+
 def follow(plan: int) -> None:
-    """Hand the plan of a trace to the preloaded library (``tests/faults``); 0 is none."""
-    loaded = ctypes.CDLL(None)
-    if hasattr(loaded, "pagefrag_faults"):
-        loaded.pagefrag_faults(ctypes.c_uint32(plan))
+    """Hand the plan of a trace to the preloaded library; 0 is none."""
+    if _set_plan is not None:
+        _set_plan(plan)
     elif plan:
         raise RuntimeError("a trace with faults is run with LD_PRELOAD=libpagefrag_faults.so")
 
@@ -253,7 +256,7 @@ class World:
         held = self.handles[at].held
         if isinstance(held, Reservation):
             return NOTHING
-        return f"{digest(held.tobytes()):016x}"
+        return f"{digest(held.tobytes()):08x}"
 
     def slice(self, thread: int, at: int, arg: int) -> str:
         frag = self.handles[at].held
@@ -472,9 +475,10 @@ class World:
         yield f"end {self.audit(0)}"
         # After the faults everything works again.
         follow(0)
-        yield f"after {self.cycle(0, 1)}"
-        self.drain(0, bytes_room=False)
-        yield f"after {self.trim_pool(0)}"
+        if self.config.fault:
+            yield f"after {self.cycle(0, 1)}"
+            self.drain(0, bytes_room=False)
+            yield f"after {self.trim_pool(0)}"
 
 
 def log(trace: bytes) -> str:

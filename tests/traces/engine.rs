@@ -2,17 +2,18 @@
 //!
 //! It speaks of handles as the Python package has them: a fragment that may be
 //! shared and written (`RawFrag`), a room, an skb. Views are counted here, as
-//! the binding counts them there.
+//! the binding counts them there. This file has what makes handles and what is
+//! done to all; what is done to one handle is in `handles.rs`.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
+mod handles;
 
-use pagefrag::net::{ContextError, NapiCache, NetdevCache, SkBuff};
-use pagefrag::{Error, Frag, FragMut, Granule, HugePages, LocalCache, PagePool, REGION, RawFrag};
+use pagefrag::net::{NapiCache, NetdevCache, SkBuff};
+use pagefrag::{Error, FragMut, Granule, HugePages, LocalCache, PagePool, REGION, RawFrag};
 
+use super::run::Executor;
+use super::said::{Books, Counts, Frag, Place, Said, Skb, Told};
 use super::threads::Threads;
-use super::{Config, Fault, Op, Step, THREADS, align, decode, digest, faults, size};
-use crate::fill;
+use super::{Config, Fault, Op, Step, THREADS, align, faults, size};
 
 /// What a handle is.
 enum Held {
@@ -26,10 +27,8 @@ struct Handle {
     views: usize,
 }
 
-/// A step's end: what the log says.
-type Said = Result<String, String>;
-
-struct World {
+/// A pool, the caches of all threads, and all handles.
+pub(crate) struct World {
     config: Config,
     pool: PagePool,
     /// By granule: 64, 1.
@@ -37,102 +36,72 @@ struct World {
     netdev: NetdevCache,
     napi: [Option<NapiCache>; THREADS],
     handles: Vec<Handle>,
-    pages: HashMap<usize, usize>,
+    /// The pages that have a number, and it.
+    pages: Vec<(usize, usize)>,
     seen: usize,
     threads: Threads,
+    /// Calls to the system that failed.
+    pub(super) failed: u32,
 }
 
-fn no(error: Error) -> String {
-    format!("refused: {error}")
-}
-
-fn out_of_context(error: ContextError) -> String {
-    format!("refused: {error}")
-}
-
-const NOTHING: &str = "-";
-const VIEWED: &str = "refused: viewed";
-
-/// The bytes of a handle that is not an skb.
-fn bytes_of(raw: &RawFrag) -> &[u8] {
-    // SAFETY: the handle keeps the bytes; threads take turns, so nobody
-    // writes.
-    unsafe { std::slice::from_raw_parts(raw.as_ptr(), raw.len()) }
-}
-
-#[allow(clippy::unnecessary_wraps)] // every step ends in one type
 impl World {
-    fn new(config: Config) -> Self {
-        let mut builder = PagePool::builder()
-            .page_size(config.page)
-            .huge_pages(match config.faults.what() {
-                Fault::Advise => HugePages::Auto,
-                _ => HugePages::Never,
-            })
-            .init_on_alloc(config.init_on_alloc)
-            .init_on_free(config.init_on_free);
-        if config.regions != 0 {
-            builder = builder.max_bytes(config.regions * REGION);
+    fn ordinal(&mut self, page: usize) -> usize {
+        if let Some(&(_, number)) = self.pages.iter().rfind(|&&(known, _)| known == page) {
+            return number;
         }
-        let pool = builder.build().expect("the head of a trace is valid");
-        Self {
-            caches: [Granule::Line, Granule::Byte].map(|g| LocalCache::new(&pool, g)),
-            netdev: NetdevCache::new(&pool),
-            napi: [(); THREADS].map(|()| Some(NapiCache::new(&pool))),
-            handles: Vec::new(),
-            pages: HashMap::new(),
-            seen: 0,
-            threads: Threads::default(),
-            pool,
-            config,
-        }
+        self.pages.push((page, self.seen));
+        self.seen += 1;
+        self.seen - 1
     }
 
-    fn ordinal(&mut self, page: usize) -> usize {
-        *self.pages.entry(page).or_insert_with(|| {
-            self.seen += 1;
-            self.seen - 1
-        })
+    fn place(&mut self, page: usize, offset: usize) -> Place {
+        let page = self.ordinal(page);
+        Place { page, offset }
     }
 
     /// A page, an offset, lengths: what there is to say of a handle.
-    fn facts(&mut self, at: usize) -> String {
+    fn facts(&mut self, at: usize) -> Said {
         match &self.handles[at].held {
             Held::Frag { raw, readonly } => {
-                let (len, capacity, mark) = (raw.len(), raw.capacity(), u8::from(*readonly));
+                let (len, capacity, readonly) = (raw.len(), raw.capacity(), *readonly);
                 let (page, offset) = (raw.page(), raw.offset());
-                let page = self.ordinal(page);
-                format!("P{page}+{offset} len={len} cap={capacity} ro={mark}")
+                Said::Frag(Frag {
+                    place: self.place(page, offset),
+                    len,
+                    capacity,
+                    readonly,
+                })
             }
             Held::Room { room, .. } => {
                 let (len, page, offset) = (room.len(), room.page(), room.offset());
-                format!("P{}+{offset} room={len}", self.ordinal(page))
+                Said::Room(self.place(page, offset), len)
             }
-            Held::Skb(skb) => format!(
-                "skb len={} data={} head={} tail={} true={} frags={}",
-                skb.len(),
-                skb.data_len(),
-                skb.headroom(),
-                skb.tailroom(),
-                skb.truesize(),
-                skb.nr_frags()
-            ),
+            Held::Skb(skb) => Said::Skb(Skb {
+                len: skb.len(),
+                data: skb.data_len(),
+                head: skb.headroom(),
+                tail: skb.tailroom(),
+                truesize: skb.truesize(),
+                frags: skb.nr_frags(),
+            }),
         }
     }
 
-    fn keep(&mut self, held: Held) -> String {
+    fn keep(&mut self, held: Held) -> Said {
         self.handles.push(Handle { held, views: 0 });
         self.facts(self.handles.len() - 1)
     }
 
-    fn keep_new(&mut self, frag: FragMut) -> String {
+    fn keep_new(&mut self, frag: FragMut) -> Said {
         self.keep(Held::Frag {
             raw: frag.into_raw(),
             readonly: false,
         })
     }
 
-    fn alloc(&mut self, thread: usize, granule: usize, size: usize, align: usize) -> Said {
+    // What makes handles.
+
+    fn alloc(&mut self, thread: usize, granule: usize, size: usize, align: usize) -> Told {
         let cache = self.caches[granule].clone();
         let frag = self.threads.run(thread, move || {
             if align == 1 {
@@ -141,20 +110,35 @@ impl World {
                 cache.alloc_align(size, align)
             }
         });
-        frag.map(|frag| self.keep_new(frag)).map_err(no)
+        Ok(self.keep_new(frag?))
     }
 
-    fn alloc_many(&mut self, thread: usize, count: usize, size: usize) -> Said {
+    fn alloc_many(&mut self, thread: usize, count: usize, size: usize) -> Told {
         let cache = self.caches[0].clone();
         let frags: Result<Vec<FragMut>, Error> = self.threads.run(thread, move || {
             (0..count).map(|_| cache.alloc(size)).collect()
         });
-        let mut said = String::new();
-        for frag in frags.map_err(no)? {
-            let facts = self.keep_new(frag);
-            let _ = write!(said, "{facts}; ");
+        let mut made = Vec::with_capacity(count);
+        for frag in frags? {
+            let Said::Frag(facts) = self.keep_new(frag) else {
+                unreachable!("a fragment was kept");
+            };
+            made.push(facts);
         }
-        Ok(said)
+        Ok(Said::Many(made))
+    }
+
+    fn netdev_frag(&mut self, thread: usize, size: usize, align: usize) -> Told {
+        let netdev = self.netdev.clone();
+        let alloc = move || netdev.alloc_frag(size, align);
+        let frag = self.threads.run(thread, alloc);
+        Ok(self.keep_new(frag?))
+    }
+
+    fn netdev_skb(&mut self, thread: usize, size: usize) -> Told {
+        let netdev = self.netdev.clone();
+        let skb = self.threads.run(thread, move || netdev.alloc_skb(size));
+        Ok(self.keep(Held::Skb(skb?)))
     }
 
     /// Runs `f` with a thread's napi cache, on that thread.
@@ -172,7 +156,7 @@ impl World {
         said
     }
 
-    fn poll(&mut self, thread: usize) -> Said {
+    fn poll(&mut self, thread: usize) -> Told {
         let (open, done) = self.napi(thread, |napi| {
             if napi.is_polling() {
                 (false, napi.leave())
@@ -180,435 +164,211 @@ impl World {
                 (true, napi.enter(64))
             }
         });
-        done.map_err(out_of_context)?;
-        Ok(if open { "entered" } else { "left" }.to_owned())
+        done?;
+        Ok(Said::Done(if open { "entered" } else { "left" }))
     }
 
-    fn napi_frag(&mut self, thread: usize, size: usize, align: usize) -> Said {
+    fn napi_frag(&mut self, thread: usize, size: usize, align: usize) -> Told {
         let frag = self.napi(thread, move |napi| {
-            let mut context = napi.context().map_err(out_of_context)?;
+            let mut context = napi.context()?;
             match context.try_alloc_frag(size, align) {
                 Err(Error::Exhausted | Error::OutOfMemory) => Ok(None),
-                frag => frag.map(Some).map_err(no),
+                frag => frag.map(Some).map_err(Said::from),
             }
         })?;
-        Ok(frag.map_or_else(|| "none".to_owned(), |frag| self.keep_new(frag)))
+        Ok(frag.map_or(Said::Done("none"), |frag| self.keep_new(frag)))
     }
 
-    fn napi_skb(&mut self, thread: usize, size: usize) -> Said {
+    fn napi_skb(&mut self, thread: usize, size: usize) -> Told {
         let skb = self.napi(thread, move |napi| {
-            let mut context = napi.context().map_err(out_of_context)?;
+            let mut context = napi.context()?;
             match context.try_alloc_skb(size) {
                 Err(Error::Exhausted | Error::OutOfMemory) => Ok(None),
-                skb => skb.map(Some).map_err(no),
+                skb => skb.map(Some).map_err(Said::from),
             }
         })?;
-        Ok(skb.map_or_else(|| "none".to_owned(), |skb| self.keep(Held::Skb(skb))))
+        Ok(skb.map_or(Said::Done("none"), |skb| self.keep(Held::Skb(skb))))
     }
 
-    fn consume(&mut self, thread: usize, at: usize) -> Said {
-        if !matches!(self.handles[at].held, Held::Skb(_)) {
-            return Ok(NOTHING.to_owned());
-        }
-        self.napi(thread, |napi| {
-            napi.context().map(drop).map_err(out_of_context)
-        })?;
-        let Held::Skb(skb) = self.handles.swap_remove(at).held else {
-            unreachable!("looked at before");
-        };
-        self.napi(thread, |napi| {
-            let mut context = napi.context().expect("asked before");
-            context.consume_skb(skb);
-        });
-        Ok("consumed".to_owned())
-    }
-
-    fn prepare(&mut self, thread: usize, bytes: bool, min: usize) -> Said {
+    fn prepare(&mut self, thread: usize, bytes: bool, min: usize) -> Told {
         let cache = self.caches[usize::from(bytes)].clone();
-        let room = self.threads.run(thread, move || cache.take_room(min));
-        room.map(|room| self.keep(Held::Room { room, bytes }))
-            .map_err(no)
+        let room = self.threads.run(thread, move || cache.take_room(min))?;
+        Ok(self.keep(Held::Room { room, bytes }))
     }
 
-    fn commit(&mut self, thread: usize, at: usize, arg: usize) -> Said {
-        let Held::Room { room, bytes } = &self.handles[at].held else {
-            return Ok(NOTHING.to_owned());
-        };
-        if self.handles[at].views != 0 {
-            return Err(VIEWED.to_owned());
-        }
-        let (used, bytes) = (arg % (room.len() + 2), *bytes);
-        if used == 0 {
-            return Err(no(Error::ZeroSize));
-        }
-        if used > room.len() {
-            return Err(no(Error::CommitAboveRoom));
-        }
-        let Held::Room { room, .. } = self.handles.swap_remove(at).held else {
-            unreachable!("looked at before");
-        };
-        let cache = self.caches[usize::from(bytes)].clone();
-        let frag = self.threads.run(thread, move || cache.settle(room, used));
-        frag.map(|frag| self.keep_new(frag)).map_err(no)
-    }
+    // What is done to all.
 
-    fn release(&mut self, thread: usize, at: usize) -> Said {
-        if self.handles[at].views != 0 {
-            return Err(VIEWED.to_owned());
-        }
-        let held = self.handles.swap_remove(at).held;
-        self.threads.run(thread, move || drop(held));
-        Ok("released".to_owned())
-    }
-
-    fn write(&mut self, at: usize, seed: usize) -> Said {
-        let (start, len) = match &mut self.handles[at].held {
-            Held::Frag { readonly: true, .. } => return Err("refused: read-only".to_owned()),
-            Held::Frag { raw, .. } => (raw.as_ptr(), raw.len()),
-            Held::Room { room, .. } => (room.as_mut_ptr(), room.len()),
-            Held::Skb(_) => return Ok(NOTHING.to_owned()),
-        };
-        // SAFETY: the handle keeps the bytes; threads take turns, so nobody
-        // else looks at them now.
-        fill(
-            unsafe { std::slice::from_raw_parts_mut(start, len) },
-            seed as u64,
-        );
-        Ok("written".to_owned())
-    }
-
-    fn read(&self, at: usize) -> Said {
-        let digest = match &self.handles[at].held {
-            Held::Frag { raw, .. } => digest(bytes_of(raw)),
-            Held::Room { .. } => return Ok(NOTHING.to_owned()),
-            Held::Skb(skb) => {
-                let mut bytes = Vec::new();
-                skb.copy_to(&mut bytes);
-                digest(&bytes)
-            }
-        };
-        Ok(format!("{digest:016x}"))
-    }
-
-    fn slice(&mut self, thread: usize, at: usize, arg: usize) -> Said {
-        let Held::Frag { raw, readonly } = &self.handles[at].held else {
-            return Ok(NOTHING.to_owned());
-        };
-        let (a, b) = (
-            (arg & 0xFFFF) % (raw.len() + 1),
-            (arg >> 16) % (raw.len() + 1),
-        );
-        let (readonly, mut part) = (*readonly, raw.share());
-        let part = self.threads.run(thread, move || {
-            part.narrow(a.min(b), a.abs_diff(b));
-            part
-        });
-        Ok(self.keep(Held::Frag {
-            raw: part,
-            readonly,
-        }))
-    }
-
-    fn readonly(&mut self, at: usize) -> Said {
-        let Held::Frag { raw, .. } = &self.handles[at].held else {
-            return Ok(NOTHING.to_owned());
-        };
-        let raw = raw.share();
-        Ok(self.keep(Held::Frag {
-            raw,
-            readonly: true,
-        }))
-    }
-
-    fn trim(&mut self, thread: usize, at: usize, arg: usize) -> Said {
-        let viewed = self.handles[at].views != 0;
-        match &mut self.handles[at].held {
-            Held::Room { .. } => return Ok(NOTHING.to_owned()),
-            Held::Frag { .. } if viewed => return Err(VIEWED.to_owned()),
-            Held::Frag { raw, .. } => {
-                let keep = arg % (raw.len() + 2);
-                if keep > raw.len() {
-                    return Err("refused: the fragment holds fewer bytes than that".to_owned());
-                }
-            }
-            Held::Skb(_) => {}
-        }
-        // On its thread: what is cut off may come home there.
-        let Handle { mut held, views } = self.handles.swap_remove(at);
-        let (held, done) = self.threads.run(thread, move || {
-            let done = match &mut held {
-                Held::Frag { raw, .. } => {
-                    raw.shrink_to(arg % (raw.len() + 2));
-                    Ok(())
-                }
-                Held::Skb(skb) => skb.trim(arg % (skb.len() + 2)),
-                Held::Room { .. } => unreachable!("looked at before"),
-            };
-            (held, done)
-        });
-        // Back to where it was.
-        self.handles.push(Handle { held, views });
-        let last = self.handles.len() - 1;
-        self.handles.swap(at, last);
-        done.map_err(no)?;
-        Ok(self.facts(at))
-    }
-
-    /// What changes an skb's linear part.
-    fn shape(&mut self, op: Op, at: usize, arg: usize) -> Said {
-        let Held::Skb(skb) = &mut self.handles[at].held else {
-            return Ok(NOTHING.to_owned());
-        };
-        match op {
-            Op::Put => skb.put(arg % 256).map(|room| fill(room, arg as u64)),
-            Op::Push => skb.push(arg % 128).map(|room| fill(room, arg as u64)),
-            Op::Pull => skb.pull(arg % 256).map(drop),
-            _ => skb.reserve(arg % 128),
-        }
-        .map_err(no)?;
-        Ok(self.facts(at))
-    }
-
-    fn add_frag(&mut self, at: usize, arg: usize) -> Said {
-        let from = arg % self.handles.len();
-        let (Held::Frag { raw, .. }, Held::Skb(_)) =
-            (&self.handles[from].held, &self.handles[at].held)
-        else {
-            return Ok(NOTHING.to_owned());
-        };
-        // SAFETY: threads take turns; nobody writes while somebody reads.
-        let shared = unsafe { Frag::from_raw(raw.share()) };
-        let Held::Skb(skb) = &mut self.handles[at].held else {
-            unreachable!("looked at before");
-        };
-        skb.add_frag(shared).map_err(|(error, _)| no(error))?;
-        Ok(self.facts(at))
-    }
-
-    fn clone_skb(&mut self, at: usize) -> Said {
-        let Held::Skb(skb) = &mut self.handles[at].held else {
-            return Ok(NOTHING.to_owned());
-        };
-        let clone = skb.clone_skb();
-        Ok(self.keep(Held::Skb(clone)))
-    }
-
-    fn view(&mut self, at: usize, more: bool) -> Said {
-        let handle = &mut self.handles[at];
-        if matches!(handle.held, Held::Skb(_)) || (!more && handle.views == 0) {
-            return Ok(NOTHING.to_owned());
-        }
-        handle.views = if more {
-            handle.views + 1
-        } else {
-            handle.views - 1
-        };
-        Ok(format!("views={}", handle.views))
-    }
-
-    fn exit(&mut self, thread: usize) -> Said {
-        let open = self.napi(thread, |napi| napi.is_polling());
-        if open {
-            // A poll belongs to its thread.
-            self.napi(thread, NapiCache::leave)
-                .map_err(out_of_context)?;
+    fn exit(&mut self, thread: usize) -> Told {
+        // A poll belongs to its thread.
+        if self.napi[thread]
+            .as_ref()
+            .is_some_and(NapiCache::is_polling)
+        {
+            self.napi(thread, NapiCache::leave)?;
         }
         if self.threads.end(thread) {
-            return Ok("ended".to_owned());
+            return Ok(Said::Done("ended"));
         }
         for cache in &self.caches {
             cache.drain();
         }
         self.netdev.drain();
-        Ok("drained".to_owned())
+        Ok(Said::Done("drained"))
     }
 
     fn drain(&mut self, thread: usize, bytes: bool) -> Said {
         let cache = self.caches[usize::from(bytes)].clone();
         self.threads.run(thread, move || cache.drain());
-        Ok("drained".to_owned())
+        Said::Done("drained")
     }
 
     fn trim_pool(&mut self, thread: usize) -> Said {
         let pool = self.pool.clone();
         let gone = self.threads.run(thread, move || pool.trim());
-        let alive: Vec<usize> = { self.handles.iter() }
-            .filter_map(|handle| match &handle.held {
-                Held::Frag { raw, .. } => Some(raw.page()),
-                Held::Room { room, .. } => Some(room.page()),
-                Held::Skb(_) => None,
+        let handles = &self.handles;
+        self.pages.retain(|&(page, _)| {
+            handles.iter().any(|handle| match &handle.held {
+                Held::Frag { raw, .. } => raw.page() == page,
+                Held::Room { room, .. } => room.page() == page,
+                Held::Skb(_) => false,
             })
-            .collect();
-        self.pages.retain(|page, _| alive.contains(page));
-        Ok(format!("regions={gone}"))
+        });
+        Said::Regions(gone)
     }
 
-    /// What the caches of a thread have counted.
-    fn counted(&mut self, thread: usize) -> String {
-        let mut said = String::new();
-        for (name, cache) in ["lines", "bytes"].into_iter().zip(self.caches.clone()) {
-            let stats = self.threads.run(thread, move || cache.stats());
-            let _ = write!(
-                said,
-                " {name}={}/{}/{}/{}/{}/{}/{}",
-                stats.refills,
-                stats.reuses,
-                stats.pages_taken,
-                stats.adopted,
-                stats.pages_given,
-                stats.orphaned,
-                stats.alloc_fail
-            );
-        }
-        said
+    /// What a cache of a thread has counted.
+    fn counted(&mut self, thread: usize, granule: usize) -> Counts {
+        let cache = self.caches[granule].clone();
+        let stats = self.threads.run(thread, move || cache.stats());
+        [
+            stats.refills,
+            stats.reuses,
+            stats.pages_taken,
+            stats.adopted,
+            stats.pages_given,
+            stats.orphaned,
+            stats.alloc_fail,
+        ]
     }
 
-    fn audit(&mut self, thread: usize) -> Said {
-        let stats = self
-            .pool
-            .audit()
-            .map_err(|error| format!("broken: {error}"))?;
-        let counted = self.counted(thread);
-        Ok(format!(
-            "held={} live={} obtained={} current={} retired={} orphaned={} free={} returned={} \
-             regions={} peak={} exhausted={} no_memory={} \
-             huge_failed={}{counted}",
-            stats.held_bytes,
-            stats.live_bytes,
-            stats.pages_obtained,
-            stats.pages_current,
-            stats.pages_retired,
-            stats.pages_orphaned,
-            stats.pages_free,
-            stats.pages_returned,
-            stats.regions_mapped,
-            stats.regions_peak,
-            stats.exhausted,
-            stats.out_of_memory,
-            stats.huge_failed
-        ))
+    fn audit(&mut self, thread: usize) -> Told {
+        let stats = self.pool.audit();
+        let stats = stats.map_err(|findings| Said::Broken(findings.to_string()))?;
+        Ok(Said::Books(Box::new(Books {
+            held: stats.held_bytes,
+            live: stats.live_bytes,
+            obtained: stats.pages_obtained,
+            current: stats.pages_current,
+            retired: stats.pages_retired,
+            orphaned: stats.pages_orphaned,
+            free: stats.pages_free,
+            returned: stats.pages_returned,
+            regions: stats.regions_mapped,
+            peak: stats.regions_peak,
+            exhausted: stats.exhausted,
+            no_memory: stats.out_of_memory,
+            huge_failed: stats.huge_failed,
+            lines: self.counted(thread, 0),
+            bytes: self.counted(thread, 1),
+        })))
     }
 
     /// What a finalizer does that runs in the middle of things: one fragment
     /// goes, another comes and goes.
-    fn cycle(&mut self, thread: usize, size: usize) -> Said {
+    fn cycle(&mut self, thread: usize, size: usize) -> Told {
         let cache = self.caches[0].clone();
-        let (first, second) = self
-            .threads
-            .run(thread, move || {
-                let first = cache.alloc(size)?;
-                let second = cache.alloc(64)?;
-                let places = |frag: &FragMut| (frag.page(), frag.offset());
-                Ok((places(&first), places(&second)))
+        let places = self.threads.run(thread, move || {
+            let first = cache.alloc(size)?;
+            let second = cache.alloc(64)?;
+            Ok::<_, Error>([&first, &second].map(|frag| (frag.page(), frag.offset())))
+        })?;
+        Ok(Said::Places(
+            places.map(|(page, offset)| self.place(page, offset)),
+        ))
+    }
+
+    // The steps.
+
+    fn told(&mut self, step: Step) -> Told {
+        let Step {
+            op, thread, arg, ..
+        } = step;
+        let (size, align) = (size(arg, self.config.page), align(arg));
+        let many = super::size(arg >> 8 << 8, self.config.page);
+        let bytes = arg & 1 != 0;
+        match op {
+            Op::Alloc => self.alloc(thread, 0, size, align),
+            Op::AllocBytes => self.alloc(thread, 1, size, align),
+            Op::AllocMany => self.alloc_many(thread, 1 + arg % 8, many),
+            Op::NetdevFrag => self.netdev_frag(thread, size, align),
+            Op::NetdevSkb => self.netdev_skb(thread, size),
+            Op::Poll => self.poll(thread),
+            Op::NapiFrag => self.napi_frag(thread, size, align),
+            Op::NapiSkb => self.napi_skb(thread, size),
+            Op::Prepare => self.prepare(thread, bytes, many),
+            Op::Exit => self.exit(thread),
+            Op::Drain => Ok(self.drain(thread, bytes)),
+            Op::TrimPool => Ok(self.trim_pool(thread)),
+            Op::Audit => self.audit(thread),
+            Op::Cycle => self.cycle(thread, size),
+            _ if self.handles.is_empty() => Ok(Said::Nothing),
+            _ => self.on_handle(step),
+        }
+    }
+}
+
+/// A refusal is said like an answer.
+fn either(told: Told) -> Said {
+    told.unwrap_or_else(|refusal| refusal)
+}
+
+impl Executor for World {
+    fn new(config: Config) -> Self {
+        faults::follow(config.faults.plan());
+        let mut builder = PagePool::builder()
+            .page_size(config.page)
+            .huge_pages(match config.faults.what() {
+                Fault::Advise => HugePages::Auto,
+                _ => HugePages::Never,
             })
-            .map_err(no)?;
-        let [first, second] =
-            [first, second].map(|(page, offset)| format!("P{}+{offset}", self.ordinal(page)));
-        Ok(format!("{first} {second}"))
+            .init_on_alloc(config.init_on_alloc)
+            .init_on_free(config.init_on_free);
+        if config.regions != 0 {
+            builder = builder.max_bytes(config.regions * REGION);
+        }
+        let pool = builder.build().expect("the head of a trace is valid");
+        Self {
+            caches: [Granule::Line, Granule::Byte].map(|g| LocalCache::new(&pool, g)),
+            netdev: NetdevCache::new(&pool),
+            napi: [(); THREADS].map(|()| Some(NapiCache::new(&pool))),
+            handles: Vec::new(),
+            pages: Vec::new(),
+            seen: 0,
+            threads: Threads::default(),
+            failed: 0,
+            pool,
+            config,
+        }
     }
 
     fn step(&mut self, step: Step) -> Said {
-        let Step {
-            op,
-            thread,
-            handle,
-            arg,
-        } = step;
-        let (size, align) = (size(arg, self.config.page), align(arg));
-        match op {
-            Op::Alloc => return self.alloc(thread, 0, size, align),
-            Op::AllocBytes => return self.alloc(thread, 1, size, align),
-            Op::AllocMany => {
-                return self.alloc_many(
-                    thread,
-                    1 + arg % 8,
-                    super::size(arg >> 8 << 8, self.config.page),
-                );
-            }
-            Op::NetdevFrag => {
-                let netdev = self.netdev.clone();
-                let frag = self
-                    .threads
-                    .run(thread, move || netdev.alloc_frag(size, align));
-                return frag.map(|frag| self.keep_new(frag)).map_err(no);
-            }
-            Op::NetdevSkb => {
-                let netdev = self.netdev.clone();
-                let skb = self.threads.run(thread, move || netdev.alloc_skb(size));
-                return skb.map(|skb| self.keep(Held::Skb(skb))).map_err(no);
-            }
-            Op::Poll => return self.poll(thread),
-            Op::NapiFrag => return self.napi_frag(thread, size, align),
-            Op::NapiSkb => return self.napi_skb(thread, size),
-            Op::Prepare => {
-                let min = super::size(arg >> 8 << 8, self.config.page);
-                return self.prepare(thread, arg & 1 != 0, min);
-            }
-            Op::Exit => return self.exit(thread),
-            Op::Drain => return self.drain(thread, arg & 1 != 0),
-            Op::TrimPool => return self.trim_pool(thread),
-            Op::Audit => return self.audit(thread),
-            Op::Cycle => return self.cycle(thread, size),
-            _ => {}
-        }
-        if self.handles.is_empty() {
-            return Ok(NOTHING.to_owned());
-        }
-        let at = handle % self.handles.len();
-        match op {
-            Op::Consume => self.consume(thread, at),
-            Op::Commit => self.commit(thread, at, arg),
-            Op::Release => self.release(thread, at),
-            Op::Write => self.write(at, arg),
-            Op::Read => self.read(at),
-            Op::Slice => self.slice(thread, at, arg),
-            Op::Readonly => self.readonly(at),
-            Op::Trim => self.trim(thread, at, arg),
-            Op::AddFrag => self.add_frag(at, arg),
-            Op::Clone => self.clone_skb(at),
-            Op::View => self.view(at, true),
-            Op::Unview => self.view(at, false),
-            op => self.shape(op, at, arg),
-        }
+        either(self.told(step))
     }
-}
 
-/// Runs `trace` and returns its log.
-#[must_use]
-pub fn log(trace: &[u8]) -> String {
-    log_and_faults(trace).0
-}
-
-/// The same, and how many of the pool's calls to the system failed.
-#[must_use]
-pub fn log_and_faults(trace: &[u8]) -> (String, u32) {
-    let (config, steps) = decode(trace);
-    faults::follow(config.faults.plan());
-    let mut world = World::new(config);
-    let mut log = config.to_string();
-    for (number, step) in steps.into_iter().enumerate() {
-        let said = match world.step(step) {
-            Ok(said) | Err(said) => said,
-        };
-        let _ = writeln!(log, "{number} {}{} {said}", step.op.word(), step.thread);
+    fn end(&mut self) -> Vec<Said> {
+        let mut told = Vec::from([0, 1, 2].map(|thread| either(self.exit(thread))));
+        self.handles.clear();
+        for napi in &mut self.napi {
+            *napi = None;
+        }
+        told.push(self.trim_pool(0));
+        told.push(either(self.audit(0)));
+        self.failed = faults::follow(0);
+        if self.config.faults.what() != Fault::None {
+            told.push(either(self.cycle(0, 1)));
+            self.caches[0].drain();
+            told.push(self.trim_pool(0));
+        }
+        told
     }
-    // The end: everything goes, thread by thread, and nothing is left.
-    for thread in 0..THREADS {
-        let said = world.exit(thread).unwrap_or_else(|said| said);
-        let _ = writeln!(log, "end {thread} {said}");
-    }
-    world.handles.clear();
-    for napi in &mut world.napi {
-        *napi = None;
-    }
-    let said = world.trim_pool(0).unwrap_or_else(|said| said);
-    let books = world.audit(0).unwrap_or_else(|said| said);
-    let _ = writeln!(log, "end {said}\nend {books}");
-    // After the faults everything works again.
-    let failed = faults::follow(0);
-    let place = world.cycle(0, 1).unwrap_or_else(|said| said);
-    world.caches[0].drain();
-    let said = world.trim_pool(0).unwrap_or_else(|said| said);
-    let _ = writeln!(log, "after {place}\nafter {said}");
-    (log, failed)
 }

@@ -3,12 +3,16 @@
 mod engine;
 mod faults;
 mod model;
+mod programs;
+mod run;
+mod said;
 mod threads;
 
 use std::fmt;
 
-pub use engine::{log, log_and_faults};
-pub use model::log as model_log;
+use crate::fill;
+pub use programs::{random, swarm};
+pub use run::Tally;
 
 /// The page sizes that a trace may ask for.
 const PAGES: [usize; 4] = [4 << 10, 8 << 10, 32 << 10, 128 << 10];
@@ -206,7 +210,7 @@ impl Op {
 }
 
 /// What a trace says: its head, and its steps.
-pub(crate) fn decode(trace: &[u8]) -> (Config, Vec<Step>) {
+pub(crate) fn decode(trace: &[u8]) -> (Config, impl ExactSizeIterator<Item = Step>) {
     let head = |at: usize| trace.get(at).copied().unwrap_or(0);
     let config = Config {
         page: PAGES[usize::from(head(0) % 4)],
@@ -216,7 +220,7 @@ pub(crate) fn decode(trace: &[u8]) -> (Config, Vec<Step>) {
         faults: Faults(head(3)),
     };
     let steps = trace.get(4..).unwrap_or_default().as_chunks::<STEP>().0;
-    (config, steps.iter().copied().map(step).collect())
+    (config, steps.iter().copied().map(step))
 }
 
 fn step(bytes: [u8; STEP]) -> Step {
@@ -263,48 +267,58 @@ pub(crate) fn align(arg: usize) -> usize {
     }
 }
 
-/// A trace of `steps` random steps without a fault. The generator is splitmix64,
-/// eight bytes of a trace at a time.
-#[must_use]
-pub fn random(seed: u64, steps: usize) -> Vec<u8> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut word = state;
-        word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (word ^ word >> 31).to_le_bytes()
-    };
-    let [page, limit, init, ..] = next();
-    let mut trace = vec![page, limit, init, 0];
-    for _ in 0..steps {
-        trace.extend(next());
-    }
-    trace
+/// Fills `bytes` with the pattern of a step's argument, of which there are few enough for a
+/// table of all.
+pub(crate) fn write(bytes: &mut [u8], arg: usize) {
+    fill(bytes, (arg % (1 << 16)) as u64);
 }
 
-/// FNV-1a.
+/// CRC-32, as zlib has it and with it Python.
 #[must_use]
-pub fn digest(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
-    })
+pub fn digest(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+/// What the core does with `trace`, and how many of its calls to the system failed.
+#[must_use]
+pub fn log_and_faults(trace: &[u8]) -> (String, u32) {
+    let (log, world) = run::log::<engine::World>(trace);
+    (log, world.failed)
+}
+
+/// What the core does with `trace`.
+#[must_use]
+pub fn log(trace: &[u8]) -> String {
+    log_and_faults(trace).0
+}
+
+/// What the model says that it should do.
+#[must_use]
+pub fn model_log(trace: &[u8]) -> String {
+    run::log::<model::World>(trace).0
+}
+
+/// Both side by side.
+#[must_use]
+pub fn compare(trace: &[u8]) -> Tally {
+    run::side_by_side::<engine::World, model::World>(trace)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Op, align, decode, digest, size};
+    use super::{Op, align, compare, decode, digest, random, size, swarm};
 
     #[test]
     fn any_bytes_are_a_program() {
         let (config, steps) = decode(&[]);
         assert_eq!((config.page, config.regions, steps.len()), (4096, 0, 0));
-        let (config, steps) = decode(&[6, 5, 2, 9, 12, 4, 1, 2, 3, 4, 5, 6, 7, 7]);
+        let (config, mut steps) = decode(&[6, 5, 2, 9, 12, 4, 1, 2, 3, 4, 5, 6, 7, 7]);
         assert_eq!((config.page, config.regions), (32 << 10, 1));
         assert!(config.init_on_free && !config.init_on_alloc);
         assert_eq!(steps.len(), 1);
-        assert_eq!((steps[0].op, steps[0].thread), (Op::Release, 1));
-        assert_eq!((steps[0].handle, steps[0].arg), (0x0201, 0x0605_0403));
+        let step = steps.next().expect("there is one");
+        assert_eq!((step.op, step.thread), (Op::Release, 1));
+        assert_eq!((step.handle, step.arg), (0x0201, 0x0605_0403));
     }
 
     #[test]
@@ -316,8 +330,24 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_is_fnv_1a() {
-        assert_eq!(digest(b""), 0xCBF2_9CE4_8422_2325);
-        assert_eq!(digest(b"a"), 0xAF63_DC4C_8601_EC8C);
+    fn the_digest_is_zlib_s() {
+        assert_eq!(digest(b""), 0);
+        assert_eq!(digest(b"123456789"), 0xCBF4_3926);
+    }
+
+    #[test]
+    fn core_and_model_say_the_same_step_by_step() {
+        let whole = (0..20).map(|seed| random(seed, 100));
+        // The fourth byte would have calls fail, for which a library is preloaded.
+        let short = (0..500).map(|seed| {
+            let mut trace = swarm(seed);
+            trace[3] = 0;
+            trace
+        });
+        for (number, trace) in whole.chain(short).enumerate() {
+            let tally = compare(&trace);
+            assert!(tally.same, "trace {number}");
+            assert!(tally.done <= tally.steps);
+        }
     }
 }

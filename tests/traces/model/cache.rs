@@ -103,7 +103,7 @@ impl Cache {
     }
 
     /// Gives dead pages up; says how many.
-    pub(super) fn trim(self, pool: &mut Pool) -> usize {
+    pub(super) fn trim(self, pool: &mut Pool) -> u64 {
         let given = |pool: &Pool| pool.shelves[self.shelf].counts[Count::Given as usize];
         let before = given(pool);
         self.carver(pool).empty(true);
@@ -385,10 +385,13 @@ impl Carver<'_> {
 
     /// Carves what some steps of the round bring to light.
     fn search_round(&mut self, need: usize, step: usize) -> bool {
-        (0..TOLL).any(|_| {
-            self.go_round(1);
-            self.shelf().has_ready(need) && self.search_shelf(need, step) || self.carve_spare(need)
-        })
+        // Where nothing waits there is nothing to come to light.
+        self.shelf().busy != 0
+            && (0..TOLL).any(|_| {
+                self.go_round(1);
+                self.shelf().has_ready(need) && self.search_shelf(need, step)
+                    || self.carve_spare(need)
+            })
     }
 
     /// Looks at every page of the shelf.

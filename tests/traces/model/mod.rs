@@ -13,4 +13,4 @@ mod pool;
 mod skb;
 mod world;
 
-pub use world::log;
+pub(crate) use world::World;

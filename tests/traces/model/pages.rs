@@ -263,10 +263,12 @@ pub(super) struct Shelf {
     /// Retired pages, then ready ones by the class of their longest hole; newest
     /// first.
     pub(super) lists: Vec<Vec<Name>>,
+    /// A bit for each list with a page in it.
+    pub(super) busy: u64,
     pub(super) spare: Vec<Name>,
     pub(super) round_in: usize,
     pub(super) round_at: Option<Name>,
-    pub(super) counts: [usize; 7],
+    pub(super) counts: [u64; 7],
 }
 
 impl Shelf {
@@ -279,6 +281,7 @@ impl Shelf {
             nest: None,
             debt: 0,
             pace: 1,
+            busy: 0,
             lists: vec![Vec::new(); 2 + class_of(REGION / 2 / LINE)],
             spare: Vec::new(),
             round_in: 0,
@@ -296,8 +299,7 @@ impl Shelf {
     }
 
     pub(super) fn has_ready(&self, need: usize) -> bool {
-        let ready = &self.lists[1 + class_of(need)..];
-        ready.iter().any(|row| !row.is_empty())
+        self.busy >> (1 + class_of(need)) != 0
     }
 
     pub(super) fn forget_nest(&mut self, page: Name) {

@@ -10,20 +10,28 @@ use super::pages::{
 };
 use crate::traces::{Config, Fault};
 
+/// A region: its pages, of which those that nobody ever had are not written down. They are the
+/// last ones, since a page is taken from the front.
+#[derive(Debug)]
+struct Region {
+    pages: Vec<Page>,
+    count: usize,
+}
+
 /// Regions, their pages, and all that was carved.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) config: Config,
-    regions: Vec<Option<Vec<Page>>>,
+    regions: Vec<Option<Region>>,
     pub(super) shelves: Vec<Shelf>,
     pub(super) pieces: Vec<Piece>,
     pub(super) mapped: usize,
     pub(super) peak: usize,
-    pub(super) pages_obtained: usize,
-    pub(super) pages_returned: usize,
-    pub(super) exhausted: usize,
-    pub(super) no_memory: usize,
-    pub(super) huge_failed: usize,
+    pub(super) pages_obtained: u64,
+    pub(super) pages_returned: u64,
+    pub(super) exhausted: u64,
+    pub(super) no_memory: u64,
+    pub(super) huge_failed: u64,
     /// Calls so far of the kind that shall fail; nothing fails any more without.
     calls: Option<usize>,
 }
@@ -32,13 +40,19 @@ impl Index<Name> for Pool {
     type Output = Page;
 
     fn index(&self, (region, page): Name) -> &Page {
-        &self.regions[region].as_ref().expect("a mapped region")[page]
+        &self.regions[region]
+            .as_ref()
+            .expect("a mapped region")
+            .pages[page]
     }
 }
 
 impl IndexMut<Name> for Pool {
     fn index_mut(&mut self, (region, page): Name) -> &mut Page {
-        &mut self.regions[region].as_mut().expect("a mapped region")[page]
+        &mut self.regions[region]
+            .as_mut()
+            .expect("a mapped region")
+            .pages[page]
     }
 }
 
@@ -60,23 +74,39 @@ impl Pool {
         }
     }
 
-    /// Every page there is, lowest region first.
-    pub(super) fn pages(&self) -> impl Iterator<Item = (Name, &Page)> {
+    /// Every page that somebody has or had, lowest region first.
+    pub(super) fn pages(&self) -> impl Iterator<Item = (Name, &Page)> + Clone {
         let regions = self.regions.iter().enumerate();
         regions.flat_map(|(number, region)| {
-            let pages = region.iter().flatten().enumerate();
+            let pages = region.iter().flat_map(|region| &region.pages).enumerate();
             pages.map(move |(index, page)| ((number, index), page))
         })
     }
 
-    fn first(&self, is: impl Fn(&Page) -> bool) -> Option<Name> {
-        let mut pages = self.pages();
-        pages.find(|&(_, page)| is(page)).map(|(name, _)| name)
+    /// How many pages there are.
+    pub(super) fn pages_mapped(&self) -> usize {
+        self.regions
+            .iter()
+            .flatten()
+            .map(|region| region.count)
+            .sum()
     }
 
     /// A free page: the first of the lowest region, or of a new one.
     pub(super) fn take(&mut self) -> Result<Name, Error> {
-        match self.first(|page| page.role == Role::Free) {
+        let size = self.config.page;
+        let mut regions = self.regions.iter_mut().enumerate();
+        let found = regions.find_map(|(number, region)| {
+            let Region { pages, count } = region.as_mut()?;
+            let free = pages.iter().position(|page| page.role == Role::Free);
+            let fresh = free.is_none() && pages.len() < *count;
+            if fresh {
+                pages.push(Page::new(size));
+            }
+            let page = if fresh { Some(pages.len() - 1) } else { free };
+            page.map(|page| (number, page))
+        });
+        match found {
             Some(page) => Ok(page),
             None => self.map(),
         }
@@ -105,16 +135,17 @@ impl Pool {
             return Err(Error::OutOfMemory);
         }
         // Without huge pages it goes on, and counts.
-        self.huge_failed += usize::from(self.fails(Fault::Advise));
+        self.huge_failed += u64::from(self.fails(Fault::Advise));
         let vacant = self.regions.iter().position(Option::is_none);
         let number = vacant.unwrap_or_else(|| {
             self.regions.push(None);
             self.regions.len() - 1
         });
         let size = self.config.page;
-        let region: Vec<Page> = (0..REGION / size).map(|_| Page::new(size)).collect();
-        self.pages_obtained += region.len();
-        self.regions[number] = Some(region);
+        let count = REGION / size;
+        self.pages_obtained += count as u64;
+        let pages = vec![Page::new(size)];
+        self.regions[number] = Some(Region { pages, count });
         self.mapped += 1;
         self.peak = self.peak.max(self.mapped);
         Ok((number, 0))
@@ -122,7 +153,8 @@ impl Pool {
 
     /// Makes the lowest orphan the shelf's. Nobody adopts an orphan of bytes.
     pub(super) fn adopt(&mut self, shelf: usize) -> Option<Name> {
-        let name = self.first(|page| page.role == Role::Orphan && !page.bytewise)?;
+        let is_ours = |page: &Page| page.role == Role::Orphan && !page.bytewise;
+        let name = self.pages().find(|(_, page)| is_ours(page))?.0;
         let page = &mut self[name];
         page.role = Role::Current;
         page.shelf = Some(shelf);
@@ -135,14 +167,15 @@ impl Pool {
     pub(super) fn unmap(&mut self) -> usize {
         let mut gone = 0;
         for number in 0..self.regions.len() {
-            let pages = self.regions[number].iter().flatten();
-            let dead = pages.clone().all(|page| page.role == Role::Free);
-            let count = pages.count();
+            let region = self.regions[number].as_ref();
+            let is_dead =
+                |region: &&Region| region.pages.iter().all(|page| page.role == Role::Free);
+            let count = region.filter(is_dead).map_or(0, |region| region.count);
             // A region that the system does not take stays, with its pages.
-            if count != 0 && dead && !self.fails(Fault::Unmap) {
+            if count != 0 && !self.fails(Fault::Unmap) {
                 self.regions[number] = None;
                 self.mapped -= 1;
-                self.pages_returned += count;
+                self.pages_returned += count as u64;
                 gone += 1;
             }
         }
@@ -328,6 +361,7 @@ impl Pool {
         }
         page.countdown = Some(countdown.max(1));
         let list = page.list;
+        self.shelves[shelf].busy |= 1 << list;
         self.shelves[shelf].lists[list].insert(0, name);
     }
 
@@ -358,6 +392,9 @@ impl Pool {
             row.round_at = behind;
         }
         row.lists[list].retain(|&page| page != name);
+        if row.lists[list].is_empty() {
+            row.busy &= !(1 << list);
+        }
     }
 
     fn behind(&self, shelf: usize, name: Name) -> Option<Name> {
@@ -369,15 +406,15 @@ impl Pool {
     /// The next page of the walk along all lists, which never ends.
     pub(super) fn next_on_round(&mut self, shelf: usize) -> Option<Name> {
         let row = &mut self.shelves[shelf];
-        let mut page = row.round_at;
-        for _ in 0..row.lists.len() {
-            if page.is_some() {
-                break;
-            }
-            row.round_in = (row.round_in + 1) % row.lists.len();
-            page = row.lists[row.round_in].first().copied();
-        }
-        let page = page?;
+        let page = row.round_at.or_else(|| {
+            // The next list that is not empty; behind the last comes the first.
+            let behind = row.busy & !(u64::MAX >> (63 - row.round_in));
+            let next = if behind == 0 { row.busy } else { behind };
+            (next != 0).then(|| {
+                row.round_in = next.trailing_zeros() as usize;
+                row.lists[row.round_in][0]
+            })
+        })?;
         self.shelves[shelf].round_at = self.behind(shelf, page);
         Some(page)
     }

@@ -4,7 +4,8 @@ use pagefrag::Error;
 
 use super::pages::Frag;
 use super::pool::Pool;
-use crate::fill;
+use crate::traces::said;
+use crate::traces::write;
 
 /// `NET_SKB_PAD`; `NET_IP_ALIGN` is 0 on the machines we know.
 const HEADROOM: usize = 64;
@@ -57,23 +58,22 @@ impl Skb {
     }
 
     /// What there is to say of it.
-    pub(super) fn facts(&self, pool: &Pool) -> String {
-        let tail = if self.nonlinear == 0 {
-            self.room_behind()
-        } else {
-            0
-        };
+    pub(super) fn facts(&self, pool: &Pool) -> said::Skb {
         let held: usize = { self.pieces() }
             .map(|frag| pool.pieces[frag.piece].size)
             .sum();
-        format!(
-            "skb len={} data={} head={} tail={tail} true={} frags={}",
-            self.len(),
-            self.nonlinear,
-            self.data,
-            SK_BUFF + held,
-            self.frags.len()
-        )
+        said::Skb {
+            len: self.len(),
+            data: self.nonlinear,
+            head: self.data,
+            tail: if self.nonlinear == 0 {
+                self.room_behind()
+            } else {
+                0
+            },
+            truesize: SK_BUFF + held,
+            frags: self.frags.len(),
+        }
     }
 
     pub(super) fn bytes(&self, pool: &Pool) -> Vec<u8> {
@@ -115,10 +115,7 @@ impl Skb {
         }
         self.own_head(pool)?;
         let end = self.data + self.linear;
-        fill(
-            &mut pool.bytes_mut(&self.head)[end..end + count],
-            seed as u64,
-        );
+        write(&mut pool.bytes_mut(&self.head)[end..end + count], seed);
         self.linear += count;
         Ok(())
     }
@@ -132,7 +129,7 @@ impl Skb {
         self.data -= count;
         self.linear += count;
         let front = self.data..self.data + count;
-        fill(&mut pool.bytes_mut(&self.head)[front], seed as u64);
+        write(&mut pool.bytes_mut(&self.head)[front], seed);
         Ok(())
     }
 

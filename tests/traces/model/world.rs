@@ -1,16 +1,15 @@
 //! The model as an executor: what `engine.rs` is for the core.
 
-use std::collections::HashMap;
-use std::fmt::{Display, Write as _};
-
 use pagefrag::Error;
+use pagefrag::net::ContextError;
 
 use super::cache::Cache;
-use super::pages::{Frag, Name, Page, Role};
+use super::pages::{Frag, Name, Role};
 use super::pool::Pool;
 use super::skb::{Skb, head_bytes};
-use crate::fill;
-use crate::traces::{Config, Op, Step, THREADS, align, decode, digest, size};
+use crate::traces::run::Executor;
+use crate::traces::said::{self, Books, Counts, Place, Said, Told, VIEWED};
+use crate::traces::{Config, Fault, Op, Step, THREADS, align, digest, size, write};
 
 /// What a handle is.
 #[derive(Debug)]
@@ -27,45 +26,24 @@ struct Handle {
     views: usize,
 }
 
-/// A step's end: what the log says.
-type Said = Result<String, String>;
-
-const NOTHING: &str = "-";
-
-fn no(error: impl Display) -> String {
-    format!("refused: {error}")
-}
-
 fn granule(bytes: bool) -> &'static str {
     if bytes { "bytes" } else { "lines" }
 }
 
 /// A pool, the caches of all threads, and all handles.
-struct World {
+pub(crate) struct World {
     config: Config,
     pool: Pool,
     /// By thread: its caches by name.
     tables: [Vec<(&'static str, Cache)>; THREADS],
     polling: [bool; THREADS],
     handles: Vec<Handle>,
-    names: HashMap<Name, usize>,
+    /// The pages that have a number, and it.
+    names: Vec<(Name, usize)>,
     seen: usize,
 }
 
-#[allow(clippy::unnecessary_wraps)] // every step ends in one type
 impl World {
-    fn new(config: Config) -> Self {
-        Self {
-            config,
-            pool: Pool::new(config),
-            tables: [(); THREADS].map(|()| Vec::new()),
-            polling: [false; THREADS],
-            handles: Vec::new(),
-            names: HashMap::new(),
-            seen: 0,
-        }
-    }
-
     /// A thread's cache, made when it is first used.
     fn cache(&mut self, thread: usize, name: &'static str) -> Cache {
         let table = &mut self.tables[thread];
@@ -94,7 +72,7 @@ impl World {
         }
     }
 
-    fn give_up_idle(&mut self, thread: usize) -> usize {
+    fn give_up_idle(&mut self, thread: usize) -> u64 {
         let pool = &mut self.pool;
         let caches = self.tables[thread].iter();
         caches.map(|(_, cache)| cache.trim(pool)).sum()
@@ -102,28 +80,32 @@ impl World {
 
     // What the log says.
 
-    fn place(&mut self, frag: &Frag) -> String {
-        let seen = &mut self.seen;
-        let name = self.names.entry(self.pool.page_of(frag));
-        let number = name.or_insert_with(|| {
-            *seen += 1;
-            *seen - 1
-        });
-        format!("P{number}+{}", frag.start)
+    fn place(&mut self, frag: &Frag) -> Place {
+        let (name, offset) = (self.pool.page_of(frag), frag.start);
+        let known = self.names.iter().rfind(|&&(known, _)| known == name);
+        let page = known.map_or(self.seen, |&(_, number)| number);
+        if known.is_none() {
+            self.names.push((name, page));
+            self.seen += 1;
+        }
+        Place { page, offset }
     }
 
-    fn facts(&mut self, at: usize) -> String {
+    fn facts_of(&mut self, frag: &Frag) -> said::Frag {
+        said::Frag {
+            place: self.place(frag),
+            len: frag.len,
+            capacity: self.pool.pieces[frag.piece].size,
+            readonly: frag.readonly,
+        }
+    }
+
+    fn facts(&mut self, at: usize) -> Said {
         let handle = self.handles.swap_remove(at);
         let said = match &handle.held {
-            Held::Skb(skb) => skb.facts(&self.pool),
-            Held::Room(room, _) => format!("{} room={}", self.place(room), room.len),
-            Held::Frag(frag) => format!(
-                "{} len={} cap={} ro={}",
-                self.place(frag),
-                frag.len,
-                self.pool.pieces[frag.piece].size,
-                u8::from(frag.readonly)
-            ),
+            Held::Skb(skb) => Said::Skb(skb.facts(&self.pool)),
+            Held::Room(room, _) => Said::Room(self.place(room), room.len),
+            Held::Frag(frag) => Said::Frag(self.facts_of(frag)),
         };
         self.put_back(at, handle);
         said
@@ -138,17 +120,17 @@ impl World {
 
     fn keep(&mut self, held: Held) -> Said {
         self.handles.push(Handle { held, views: 0 });
-        Ok(self.facts(self.handles.len() - 1))
+        self.facts(self.handles.len() - 1)
     }
 
     // What makes handles.
 
-    fn alloc(&mut self, thread: usize, name: &'static str, size: usize, align: usize) -> Said {
-        let frag = self.ask(thread, name, |cache, pool| cache.alloc(pool, size, align));
-        self.keep(Held::Frag(frag.map_err(no)?))
+    fn alloc(&mut self, thread: usize, name: &'static str, size: usize, align: usize) -> Told {
+        let frag = self.ask(thread, name, |cache, pool| cache.alloc(pool, size, align))?;
+        Ok(self.keep(Held::Frag(frag)))
     }
 
-    fn alloc_many(&mut self, thread: usize, count: usize, size: usize) -> Said {
+    fn alloc_many(&mut self, thread: usize, count: usize, size: usize) -> Told {
         let mut made = Vec::new();
         for _ in 0..count {
             match self.ask(thread, "lines", |cache, pool| cache.alloc(pool, size, 1)) {
@@ -157,46 +139,45 @@ impl World {
                     for frag in made {
                         self.pool.free(frag, thread);
                     }
-                    return Err(no(error));
+                    return Err(error.into());
                 }
             }
         }
-        let mut said = String::new();
-        for frag in made {
-            let _ = write!(said, "{}; ", self.keep(Held::Frag(frag))?);
-        }
-        Ok(said)
+        let facts = made.iter().map(|frag| self.facts_of(frag)).collect();
+        let views = 0;
+        let held = made.into_iter().map(Held::Frag);
+        self.handles.extend(held.map(|held| Handle { held, views }));
+        Ok(Said::Many(facts))
     }
 
-    fn skb(&mut self, thread: usize, name: &'static str, size: usize) -> Said {
-        let size = head_bytes(size).map_err(no)?;
-        let head = self.ask(thread, name, |cache, pool| cache.alloc(pool, size, 1));
-        self.keep(Held::Skb(Skb::new(head.map_err(no)?)))
+    fn skb(&mut self, thread: usize, name: &'static str, size: usize) -> Told {
+        let size = head_bytes(size)?;
+        let head = self.ask(thread, name, |cache, pool| cache.alloc(pool, size, 1))?;
+        Ok(self.keep(Held::Skb(Skb::new(head))))
     }
 
-    fn poll(&mut self, thread: usize) -> &'static str {
+    fn poll(&mut self, thread: usize) -> Said {
         self.polling[thread] = !self.polling[thread];
-        if self.polling[thread] {
+        Said::Done(if self.polling[thread] {
             "entered"
         } else {
             "left"
-        }
+        })
     }
 
-    fn in_poll(&self, thread: usize) -> Result<(), String> {
+    fn in_poll(&self, thread: usize) -> Result<(), Said> {
         if self.polling[thread] {
             Ok(())
         } else {
-            Err("refused: a napi call needs an open poll".to_owned())
+            Err(ContextError::OutsidePoll.into())
         }
     }
 
     /// A shortage is an answer in a poll; the caller's mistakes are refused.
-    fn napi(&mut self, thread: usize, call: impl FnOnce(&mut Self) -> Said) -> Said {
+    fn napi(&mut self, thread: usize, call: impl FnOnce(&mut Self) -> Told) -> Told {
         self.in_poll(thread)?;
-        let shortage = [Error::Exhausted, Error::OutOfMemory].map(no);
         match call(self) {
-            Err(refusal) if shortage.contains(&refusal) => Ok("none".to_owned()),
+            Err(Said::Refused(Error::Exhausted | Error::OutOfMemory)) => Ok(Said::Done("none")),
             said => said,
         }
     }
@@ -210,7 +191,7 @@ impl World {
         }
     }
 
-    fn on_handle(&mut self, step: Step) -> Said {
+    fn on_handle(&mut self, step: Step) -> Told {
         let Step {
             op, thread, arg, ..
         } = step;
@@ -227,12 +208,12 @@ impl World {
                 self.in_poll(thread)?;
                 let held = self.handles.swap_remove(at).held;
                 self.free(held, thread);
-                return Ok("consumed".to_owned());
+                return Ok(Said::Done("consumed"));
             }
             (Op::Commit, Held::Room(..)) | (Op::Release, _) | (Op::Trim, Held::Frag(_))
                 if viewed =>
             {
-                return Err(no("viewed"));
+                return Err(VIEWED);
             }
             (Op::Commit, Held::Room(room, _)) => {
                 let used = arg % (room.len + 2);
@@ -241,227 +222,244 @@ impl World {
             (Op::Release, _) => {
                 let held = self.handles.swap_remove(at).held;
                 self.free(held, thread);
-                return Ok("released".to_owned());
+                return Ok(Said::Done("released"));
             }
-            (Op::Write, Held::Frag(Frag { readonly: true, .. })) => return Err(no("read-only")),
+            (Op::Write, Held::Frag(Frag { readonly: true, .. })) => {
+                return Err(Said::Not("read-only"));
+            }
             (Op::Write, Held::Frag(frag) | Held::Room(frag, _)) => {
-                fill(pool.bytes_mut(frag), arg as u64);
-                return Ok("written".to_owned());
+                write(pool.bytes_mut(frag), arg);
+                return Ok(Said::Done("written"));
             }
             (Op::Read, Held::Frag(frag)) => {
-                return Ok(format!("{:016x}", digest(pool.bytes(frag))));
+                return Ok(Said::Digest(digest(pool.bytes(frag))));
             }
             (Op::Read, Held::Skb(skb)) => {
-                return Ok(format!("{:016x}", digest(&skb.bytes(pool))));
+                return Ok(Said::Digest(digest(&skb.bytes(pool))));
             }
             (Op::Slice, Held::Frag(frag)) => {
                 let mut part = pool.share(frag);
                 let [a, b] = [arg & 0xFFFF, arg >> 16].map(|end| end % (part.len + 1));
                 part.narrow(a.min(b), a.abs_diff(b));
-                return self.keep(Held::Frag(part));
+                return Ok(self.keep(Held::Frag(part)));
             }
             (Op::Readonly, Held::Frag(frag)) => {
                 let mut part = pool.share(frag);
                 part.readonly = true;
-                return self.keep(Held::Frag(part));
+                return Ok(self.keep(Held::Frag(part)));
             }
             (Op::Trim, Held::Frag(frag)) => {
                 let keep = arg % (frag.len + 2);
                 if keep > frag.len {
-                    return Err(no("the fragment holds fewer bytes than that"));
+                    return Err(Said::Not("the fragment holds fewer bytes than that"));
                 }
                 pool.shrink(frag, keep, thread);
             }
             (Op::Trim, Held::Skb(skb)) => {
                 let keep = arg % (skb.len() + 2);
-                skb.trim(pool, keep, thread).map_err(no)?;
+                skb.trim(pool, keep, thread)?;
             }
             (Op::Clone, Held::Skb(skb)) => {
                 let clone = skb.clone(pool);
-                return self.keep(Held::Skb(clone));
+                return Ok(self.keep(Held::Skb(clone)));
             }
             (Op::View, Held::Frag(_) | Held::Room(..)) => {
                 handle.views += 1;
-                return Ok(format!("views={}", handle.views));
+                return Ok(Said::Views(handle.views));
             }
             (Op::Unview, _) if viewed => {
                 handle.views -= 1;
-                return Ok(format!("views={}", handle.views));
+                return Ok(Said::Views(handle.views));
             }
             (Op::AddFrag, Held::Skb(skb)) => match other {
-                Some(frag) => skb.add_frag(pool, &frag).map_err(no)?,
-                None => return Ok(NOTHING.to_owned()),
+                Some(frag) => skb.add_frag(pool, &frag)?,
+                None => return Ok(Said::Nothing),
             },
-            (Op::Put, Held::Skb(skb)) => skb.put(pool, arg % 256, arg).map_err(no)?,
-            (Op::Push, Held::Skb(skb)) => skb.push(pool, arg % 128, arg).map_err(no)?,
-            (Op::Pull, Held::Skb(skb)) => skb.pull(arg % 256).map_err(no)?,
-            (Op::Reserve, Held::Skb(skb)) => skb.reserve(arg % 128).map_err(no)?,
-            _ => return Ok(NOTHING.to_owned()),
+            (Op::Put, Held::Skb(skb)) => skb.put(pool, arg % 256, arg)?,
+            (Op::Push, Held::Skb(skb)) => skb.push(pool, arg % 128, arg)?,
+            (Op::Pull, Held::Skb(skb)) => skb.pull(arg % 256)?,
+            (Op::Reserve, Held::Skb(skb)) => skb.reserve(arg % 128)?,
+            _ => return Ok(Said::Nothing),
         }
         Ok(self.facts(at))
     }
 
-    fn commit(&mut self, thread: usize, at: usize, used: usize) -> Said {
+    fn commit(&mut self, thread: usize, at: usize, used: usize) -> Told {
         let Held::Room(room, _) = &self.handles[at].held else {
-            return Ok(NOTHING.to_owned());
+            return Ok(Said::Nothing);
         };
         if used == 0 {
-            return Err(no(Error::ZeroSize));
+            return Err(Error::ZeroSize.into());
         }
         if used > room.len {
-            return Err(no(Error::CommitAboveRoom));
+            return Err(Error::CommitAboveRoom.into());
         }
         let Held::Room(mut room, name) = self.handles.swap_remove(at).held else {
             unreachable!("looked at before");
         };
         let cache = self.cache(thread, name);
         cache.settle(&mut self.pool, &mut room, used);
-        self.keep(Held::Frag(room))
+        Ok(self.keep(Held::Frag(room)))
     }
 
     // What is done to all.
 
     /// A thread ends, and its caches with it. Thread 0 stays, and drains instead.
-    fn exit(&mut self, thread: usize) -> &'static str {
+    fn exit(&mut self, thread: usize) -> Said {
         self.polling[thread] = false;
         if thread == 0 {
             for name in ["lines", "bytes", "netdev"] {
                 self.cache(0, name).drain(&mut self.pool);
             }
-            return "drained";
+            return Said::Done("drained");
         }
         for (_, cache) in std::mem::take(&mut self.tables[thread]) {
             cache.drain(&mut self.pool);
         }
-        "ended"
+        Said::Done("ended")
     }
 
-    fn trim_pool(&mut self, thread: usize) -> String {
+    fn drain(&mut self, thread: usize, name: &'static str) -> Said {
+        self.cache(thread, name).drain(&mut self.pool);
+        Said::Done("drained")
+    }
+
+    fn trim_pool(&mut self, thread: usize) -> Said {
         self.give_up_idle(thread);
         let gone = self.pool.unmap();
-        let alive: Vec<Name> = { self.handles.iter() }
-            .filter_map(|handle| match &handle.held {
-                Held::Frag(frag) | Held::Room(frag, _) => Some(self.pool.page_of(frag)),
-                Held::Skb(_) => None,
+        let (handles, pool) = (&self.handles, &self.pool);
+        self.names.retain(|&(page, _)| {
+            handles.iter().any(|handle| match &handle.held {
+                Held::Frag(frag) | Held::Room(frag, _) => pool.page_of(frag) == page,
+                Held::Skb(_) => false,
             })
-            .collect();
-        self.names.retain(|page, _| alive.contains(page));
-        format!("regions={gone}")
+        });
+        Said::Regions(gone)
     }
 
-    fn audit(&mut self, thread: usize) -> String {
-        let mut counted = String::new();
-        for name in ["lines", "bytes"] {
-            let shelf = self.cache(thread, name).shelf;
-            let counts = self.pool.shelves[shelf]
-                .counts
-                .map(|count| count.to_string());
-            let _ = write!(counted, " {name}={}", counts.join("/"));
-        }
+    fn counted(&mut self, thread: usize, name: &'static str) -> Counts {
+        let shelf = self.cache(thread, name).shelf;
+        self.pool.shelves[shelf].counts
+    }
+
+    fn audit(&mut self, thread: usize) -> Said {
+        let [lines, bytes] = ["lines", "bytes"].map(|name| self.counted(thread, name));
         let pool = &self.pool;
-        let pages: Vec<&Page> = pool.pages().map(|(_, page)| page).collect();
-        let count = |role| pages.iter().filter(|page| page.role == role).count();
-        let free = count(Role::Free);
-        let used = pages.iter().filter(|page| page.role != Role::Free);
-        format!(
-            "held={} live={} obtained={} current={} retired={} orphaned={} free={free} \
-             returned={} regions={} peak={} exhausted={} no_memory={} \
-             huge_failed={}{counted}",
-            (pages.len() - free) * self.config.page,
-            used.map(|page| page.live_bytes()).sum::<usize>(),
-            pool.pages_obtained,
-            count(Role::Current),
-            count(Role::Waiting) + count(Role::Spare),
-            count(Role::Orphan),
-            pool.pages_returned,
-            pool.mapped,
-            pool.peak,
-            pool.exhausted,
-            pool.no_memory,
-            pool.huge_failed
-        )
+        let count = |roles: &[Role]| {
+            let pages = pool.pages().filter(|(_, page)| roles.contains(&page.role));
+            pages.count() as u64
+        };
+        let used = pool.pages().filter(|(_, page)| page.role != Role::Free);
+        let in_use = used.clone().count();
+        Said::Books(Box::new(Books {
+            held: (in_use * self.config.page) as u64,
+            live: used.map(|(_, page)| page.live_bytes() as u64).sum(),
+            obtained: pool.pages_obtained,
+            current: count(&[Role::Current]),
+            retired: count(&[Role::Waiting, Role::Spare]),
+            orphaned: count(&[Role::Orphan]),
+            free: (pool.pages_mapped() - in_use) as u64,
+            returned: pool.pages_returned,
+            regions: pool.mapped as u64,
+            peak: pool.peak as u64,
+            exhausted: pool.exhausted,
+            no_memory: pool.no_memory,
+            huge_failed: pool.huge_failed,
+            lines,
+            bytes,
+        }))
     }
 
     /// Rubbish dies in a finalizer that allocates: one comes and goes, then the
     /// first goes.
-    fn cycle(&mut self, thread: usize, size: usize) -> Said {
+    fn cycle(&mut self, thread: usize, size: usize) -> Told {
         let ask = |world: &mut Self, size| {
             world.ask(thread, "lines", |cache, pool| cache.alloc(pool, size, 1))
         };
-        let first = ask(self, size).map_err(no)?;
+        let first = ask(self, size)?;
         let second = match ask(self, 64) {
             Ok(second) => second,
             Err(error) => {
                 self.pool.free(first, thread);
-                return Err(no(error));
+                return Err(error.into());
             }
         };
-        let said = format!("{} {}", self.place(&first), self.place(&second));
+        let places = [self.place(&first), self.place(&second)];
         self.pool.free(second, thread);
         self.pool.free(first, thread);
-        Ok(said)
+        Ok(Said::Places(places))
     }
 
-    fn step(&mut self, step: Step) -> Said {
+    fn told(&mut self, step: Step) -> Told {
         let Step {
             op, thread, arg, ..
         } = step;
         let (size, align) = (size(arg, self.config.page), align(arg));
         let many = super::super::size(arg >> 8 << 8, self.config.page);
         let low = granule(arg & 1 != 0);
-        Ok(match op {
-            Op::Alloc => self.alloc(thread, "lines", size, align)?,
-            Op::AllocBytes => self.alloc(thread, "bytes", size, align)?,
-            Op::AllocMany => self.alloc_many(thread, 1 + arg % 8, many)?,
-            Op::NetdevFrag => self.alloc(thread, "netdev", size, align)?,
-            Op::NetdevSkb => self.skb(thread, "netdev", size)?,
-            Op::Poll => self.poll(thread).to_owned(),
-            Op::NapiFrag => self.napi(thread, |world| world.alloc(thread, "napi", size, align))?,
-            Op::NapiSkb => self.napi(thread, |world| world.skb(thread, "napi", size))?,
+        match op {
+            Op::Alloc => self.alloc(thread, "lines", size, align),
+            Op::AllocBytes => self.alloc(thread, "bytes", size, align),
+            Op::AllocMany => self.alloc_many(thread, 1 + arg % 8, many),
+            Op::NetdevFrag => self.alloc(thread, "netdev", size, align),
+            Op::NetdevSkb => self.skb(thread, "netdev", size),
+            Op::Poll => Ok(self.poll(thread)),
+            Op::NapiFrag => self.napi(thread, |world| world.alloc(thread, "napi", size, align)),
+            Op::NapiSkb => self.napi(thread, |world| world.skb(thread, "napi", size)),
             Op::Prepare => {
-                let room = self.ask(thread, low, |cache, pool| cache.take_room(pool, many));
-                self.keep(Held::Room(room.map_err(no)?, low))?
+                let room = self.ask(thread, low, |cache, pool| cache.take_room(pool, many))?;
+                Ok(self.keep(Held::Room(room, low)))
             }
-            Op::Exit => self.exit(thread).to_owned(),
-            Op::Drain => {
-                self.cache(thread, low).drain(&mut self.pool);
-                "drained".to_owned()
-            }
-            Op::TrimPool => self.trim_pool(thread),
-            Op::Audit => self.audit(thread),
-            Op::Cycle => self.cycle(thread, size)?,
-            _ if self.handles.is_empty() => NOTHING.to_owned(),
-            _ => self.on_handle(step)?,
-        })
+            Op::Exit => Ok(self.exit(thread)),
+            Op::Drain => Ok(self.drain(thread, low)),
+            Op::TrimPool => Ok(self.trim_pool(thread)),
+            Op::Audit => Ok(self.audit(thread)),
+            Op::Cycle => self.cycle(thread, size),
+            _ if self.handles.is_empty() => Ok(Said::Nothing),
+            _ => self.on_handle(step),
+        }
     }
 }
 
-/// What every executor says of `trace`.
-#[must_use]
-pub fn log(trace: &[u8]) -> String {
-    let (config, steps) = decode(trace);
-    let mut world = World::new(config);
-    let mut log = config.to_string();
-    for (number, step) in steps.into_iter().enumerate() {
-        let said = world.step(step).unwrap_or_else(|refusal| refusal);
-        let _ = writeln!(log, "{number} {}{} {said}", step.op.word(), step.thread);
+/// A refusal is said like an answer.
+fn either(told: Told) -> Said {
+    told.unwrap_or_else(|refusal| refusal)
+}
+
+impl Executor for World {
+    fn new(config: Config) -> Self {
+        Self {
+            config,
+            pool: Pool::new(config),
+            tables: [(); THREADS].map(|()| Vec::new()),
+            polling: [false; THREADS],
+            handles: Vec::new(),
+            names: Vec::new(),
+            seen: 0,
+        }
     }
-    for thread in 0..THREADS {
-        let _ = writeln!(log, "end {thread} {}", world.exit(thread));
+
+    fn step(&mut self, step: Step) -> Said {
+        either(self.told(step))
     }
-    for handle in std::mem::take(&mut world.handles) {
-        world.free(handle.held, 0);
+
+    fn end(&mut self) -> Vec<Said> {
+        let mut told = Vec::from([0, 1, 2].map(|thread| self.exit(thread)));
+        for handle in std::mem::take(&mut self.handles) {
+            self.free(handle.held, 0);
+        }
+        if let Some(at) = self.tables[0].iter().position(|(name, _)| *name == "napi") {
+            let (_, napi) = self.tables[0].remove(at);
+            napi.drain(&mut self.pool);
+        }
+        told.push(self.trim_pool(0));
+        told.push(self.audit(0));
+        self.pool.end_faults();
+        if self.config.faults.what() != Fault::None {
+            told.push(either(self.cycle(0, 1)));
+            self.drain(0, "lines");
+            told.push(self.trim_pool(0));
+        }
+        told
     }
-    if let Some(at) = world.tables[0].iter().position(|(name, _)| *name == "napi") {
-        let (_, napi) = world.tables[0].remove(at);
-        napi.drain(&mut world.pool);
-    }
-    let regions = world.trim_pool(0);
-    let _ = writeln!(log, "end {regions}\nend {}", world.audit(0));
-    world.pool.end_faults();
-    let place = world.cycle(0, 1).unwrap_or_else(|refusal| refusal);
-    world.cache(0, "lines").drain(&mut world.pool);
-    let regions = world.trim_pool(0);
-    let _ = writeln!(log, "after {place}\nafter {regions}");
-    log
 }

@@ -1,0 +1,218 @@
+//! What a step does to one handle.
+
+use pagefrag::net::{NapiCache, SkBuff};
+use pagefrag::{Error, Frag, RawFrag};
+
+use super::{Handle, Held, World};
+use crate::traces::said::{Said, Told, VIEWED};
+use crate::traces::{Op, Step, digest, write};
+
+/// The bytes of a handle that is not an skb.
+fn bytes_of(raw: &RawFrag) -> &[u8] {
+    // SAFETY: the handle keeps the bytes; threads take turns, so nobody
+    // writes.
+    unsafe { std::slice::from_raw_parts(raw.as_ptr(), raw.len()) }
+}
+
+impl World {
+    /// A step that names a handle, of which there is one.
+    pub(super) fn on_handle(&mut self, step: Step) -> Told {
+        let Step {
+            op, thread, arg, ..
+        } = step;
+        let at = step.handle % self.handles.len();
+        match op {
+            Op::Consume => self.consume(thread, at),
+            Op::Commit => self.commit(thread, at, arg),
+            Op::Release => self.release(thread, at),
+            Op::Write => self.write(at, arg),
+            Op::Read => Ok(self.read(at)),
+            Op::Slice => Ok(self.slice(thread, at, arg)),
+            Op::Readonly => Ok(self.readonly(at)),
+            Op::Trim => self.trim(thread, at, arg),
+            Op::AddFrag => self.add_frag(at, arg),
+            Op::Clone => Ok(self.clone_skb(at)),
+            Op::View => Ok(self.view(at, true)),
+            Op::Unview => Ok(self.view(at, false)),
+            op => self.shape(op, at, arg),
+        }
+    }
+
+    fn consume(&mut self, thread: usize, at: usize) -> Told {
+        if !matches!(self.handles[at].held, Held::Skb(_)) {
+            return Ok(Said::Nothing);
+        }
+        self.napi(thread, |napi| napi.context().map(drop))?;
+        let Held::Skb(skb) = self.handles.swap_remove(at).held else {
+            unreachable!("looked at before");
+        };
+        let consume = |napi: &mut NapiCache| napi.context().map(|mut poll| poll.consume_skb(skb));
+        self.napi(thread, consume)?;
+        Ok(Said::Done("consumed"))
+    }
+
+    fn commit(&mut self, thread: usize, at: usize, arg: usize) -> Told {
+        let Held::Room { room, bytes } = &self.handles[at].held else {
+            return Ok(Said::Nothing);
+        };
+        if self.handles[at].views != 0 {
+            return Err(VIEWED);
+        }
+        let (used, bytes) = (arg % (room.len() + 2), *bytes);
+        if used == 0 {
+            return Err(Error::ZeroSize.into());
+        }
+        if used > room.len() {
+            return Err(Error::CommitAboveRoom.into());
+        }
+        let Held::Room { room, .. } = self.handles.swap_remove(at).held else {
+            unreachable!("looked at before");
+        };
+        let cache = self.caches[usize::from(bytes)].clone();
+        let frag = self.threads.run(thread, move || cache.settle(room, used));
+        Ok(self.keep_new(frag?))
+    }
+
+    fn release(&mut self, thread: usize, at: usize) -> Told {
+        if self.handles[at].views != 0 {
+            return Err(VIEWED);
+        }
+        let held = self.handles.swap_remove(at).held;
+        self.threads.run(thread, move || drop(held));
+        Ok(Said::Done("released"))
+    }
+
+    fn write(&mut self, at: usize, seed: usize) -> Told {
+        let (start, len) = match &mut self.handles[at].held {
+            Held::Frag { readonly: true, .. } => return Err(Said::Not("read-only")),
+            Held::Frag { raw, .. } => (raw.as_ptr(), raw.len()),
+            Held::Room { room, .. } => (room.as_mut_ptr(), room.len()),
+            Held::Skb(_) => return Ok(Said::Nothing),
+        };
+        // SAFETY: the handle keeps the bytes; threads take turns, so nobody
+        // else looks at them now.
+        write(unsafe { std::slice::from_raw_parts_mut(start, len) }, seed);
+        Ok(Said::Done("written"))
+    }
+
+    fn read(&self, at: usize) -> Said {
+        match &self.handles[at].held {
+            Held::Frag { raw, .. } => Said::Digest(digest(bytes_of(raw))),
+            Held::Room { .. } => Said::Nothing,
+            Held::Skb(skb) => {
+                let mut bytes = Vec::new();
+                skb.copy_to(&mut bytes);
+                Said::Digest(digest(&bytes))
+            }
+        }
+    }
+
+    fn slice(&mut self, thread: usize, at: usize, arg: usize) -> Said {
+        let Held::Frag { raw, readonly } = &self.handles[at].held else {
+            return Said::Nothing;
+        };
+        let [a, b] = [arg & 0xFFFF, arg >> 16].map(|end| end % (raw.len() + 1));
+        let (readonly, mut part) = (*readonly, raw.share());
+        let raw = self.threads.run(thread, move || {
+            part.narrow(a.min(b), a.abs_diff(b));
+            part
+        });
+        self.keep(Held::Frag { raw, readonly })
+    }
+
+    fn readonly(&mut self, at: usize) -> Said {
+        let Held::Frag { raw, .. } = &self.handles[at].held else {
+            return Said::Nothing;
+        };
+        let raw = raw.share();
+        self.keep(Held::Frag {
+            raw,
+            readonly: true,
+        })
+    }
+
+    fn trim(&mut self, thread: usize, at: usize, arg: usize) -> Told {
+        let viewed = self.handles[at].views != 0;
+        match &mut self.handles[at].held {
+            Held::Room { .. } => return Ok(Said::Nothing),
+            Held::Frag { .. } if viewed => return Err(VIEWED),
+            Held::Frag { raw, .. } => {
+                let keep = arg % (raw.len() + 2);
+                if keep > raw.len() {
+                    return Err(Said::Not("the fragment holds fewer bytes than that"));
+                }
+            }
+            Held::Skb(_) => {}
+        }
+        // On its thread: what is cut off may come home there.
+        let Handle { mut held, views } = self.handles.swap_remove(at);
+        let (held, done) = self.threads.run(thread, move || {
+            let done = match &mut held {
+                Held::Frag { raw, .. } => {
+                    raw.shrink_to(arg % (raw.len() + 2));
+                    Ok(())
+                }
+                Held::Skb(skb) => skb.trim(arg % (skb.len() + 2)),
+                Held::Room { .. } => unreachable!("looked at before"),
+            };
+            (held, done)
+        });
+        // Back to where it was.
+        self.handles.push(Handle { held, views });
+        let last = self.handles.len() - 1;
+        self.handles.swap(at, last);
+        done?;
+        Ok(self.facts(at))
+    }
+
+    /// What changes an skb's linear part.
+    fn shape(&mut self, op: Op, at: usize, arg: usize) -> Told {
+        let Held::Skb(skb) = &mut self.handles[at].held else {
+            return Ok(Said::Nothing);
+        };
+        match op {
+            Op::Put => write(skb.put(arg % 256)?, arg),
+            Op::Push => write(skb.push(arg % 128)?, arg),
+            Op::Pull => skb.pull(arg % 256).map(drop)?,
+            _ => skb.reserve(arg % 128)?,
+        }
+        Ok(self.facts(at))
+    }
+
+    fn add_frag(&mut self, at: usize, arg: usize) -> Told {
+        let from = arg % self.handles.len();
+        let (Held::Frag { raw, .. }, Held::Skb(_)) =
+            (&self.handles[from].held, &self.handles[at].held)
+        else {
+            return Ok(Said::Nothing);
+        };
+        // SAFETY: threads take turns; nobody writes while somebody reads.
+        let shared = unsafe { Frag::from_raw(raw.share()) };
+        let Held::Skb(skb) = &mut self.handles[at].held else {
+            unreachable!("looked at before");
+        };
+        skb.add_frag(shared).map_err(|(error, _)| error)?;
+        Ok(self.facts(at))
+    }
+
+    fn clone_skb(&mut self, at: usize) -> Said {
+        let Held::Skb(skb) = &mut self.handles[at].held else {
+            return Said::Nothing;
+        };
+        let clone: SkBuff = skb.clone_skb();
+        self.keep(Held::Skb(clone))
+    }
+
+    fn view(&mut self, at: usize, more: bool) -> Said {
+        let handle = &mut self.handles[at];
+        if matches!(handle.held, Held::Skb(_)) || (!more && handle.views == 0) {
+            return Said::Nothing;
+        }
+        handle.views = if more {
+            handle.views + 1
+        } else {
+            handle.views - 1
+        };
+        Said::Views(handle.views)
+    }
+}
