@@ -9,11 +9,11 @@
 //! ```
 //!
 //! Nothing stays here: segments are copied out, each into a fragment of its
-//! own. (Super-buffers that may stay land in `berths`.) That a copy is right was measured (54 segments of 1200 bytes, per packet:
-//! landing and copying 70 to 83 ns, having the kernel scatter them over 54
-//! fragments 77 to 85 ns; with 64 segments of 200 bytes 24 to 34 against 46 to 57):
-//! the landing stays in the processor's cache, and scattering needs to know
-//! sizes in advance.
+//! own. (Super-buffers that may stay land in `berths`.) That a copy is right was
+//! measured (54 segments of 1200 bytes, per packet: landing and copying 70 to
+//! 83 ns, having the kernel scatter them over 54 fragments 77 to 85 ns; with 64
+//! segments of 200 bytes 24 to 34 against 46 to 57): the landing stays in the
+//! processor's cache, and scattering needs to know sizes in advance.
 
 use crate::mem::os::{self, Mapping};
 
