@@ -5,6 +5,7 @@
 mod net;
 
 use net::{Bench, V4, bench_with, default_bench, hoard, one_region, send_segmented};
+use pagefrag::FragMut;
 use pagefrag::net::{RxBatch, RxOptions};
 use pagefrag_tests::fill;
 
@@ -100,6 +101,30 @@ fn without_memory_for_copies_packets_stay_and_none_is_lost() {
         drop(frags);
         assert!(bench.pool.stats().live_bytes <= before - 2 * (32 * 1024 - 64));
         drop(hoard);
+    }
+    assert_eq!(bench.ring.stats().rx_alloc_fail, 0);
+}
+
+#[test]
+fn at_the_limit_a_packet_that_came_alone_stays_where_it_landed() {
+    let Some(mut bench) = bench_with(one_region(32 * 1024), V4, RxOptions::default()) else {
+        return;
+    };
+    for (len, seed) in [900, 1, 0, 2048, 3000].into_iter().zip(0..) {
+        drop(landed(&mut bench));
+        assert!(bench.recv(64).is_empty(), "memory for another one");
+        let hoard = hoard(&mut bench.cache, 64);
+        bench.send(len, seed);
+        let mut expected = vec![0; len];
+        fill(&mut expected, seed);
+        let batch = bench.recv(64);
+        let packet = batch.get(0).expect("nothing is lost");
+        assert_eq!(packet.wire_len(), len);
+        assert_eq!(packet.bytes, &expected[..len.min(2048)]);
+        // The ring needs no such memory any more, and the packet its lines.
+        let lines = packet.bytes.len().max(1).next_multiple_of(64);
+        let hoarded: usize = hoard.iter().map(FragMut::capacity).sum();
+        assert_eq!(bench.pool.stats().live_bytes, (hoarded + lines) as u64);
     }
     assert_eq!(bench.ring.stats().rx_alloc_fail, 0);
 }

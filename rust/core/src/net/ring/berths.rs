@@ -107,6 +107,21 @@ impl Berths {
         Some(first.into_iter().chain(second))
     }
 
+    /// Has the only packet of the message that is being handed out, of `len` bytes, all of
+    /// them in the first part?
+    pub(super) fn could_keep_lone(&self, len: usize) -> bool {
+        len <= room(self.step) && self.armed.len() >= PARTS
+    }
+
+    /// That packet where it landed, and no more: what is behind it is free at once. Takes
+    /// the message off.
+    pub(super) fn keep_lone(&mut self, len: usize) -> Option<FragMut> {
+        let mut first = self.armed.pop()?;
+        self.again.extend(self.armed.pop());
+        first.shrink_to(len.max(1));
+        Some(first)
+    }
+
     /// The message that is being handed out was copied out of its parts.
     pub(super) fn leave(&mut self) {
         let left = self.armed.len().saturating_sub(PARTS);

@@ -234,7 +234,8 @@ impl<S: AsFd> RxRing<S> {
     }
 
     /// The packets of a message, each in a fragment of its own; what is more than
-    /// `max` waits.
+    /// `max` waits. Without memory for a copy a packet is lost, unless it came alone
+    /// where a super-buffer would have stayed: it needs no copy.
     fn hand_out_copies(
         &mut self,
         cache: &mut PageFragCache,
@@ -254,6 +255,7 @@ impl<S: AsFd> RxRing<S> {
             }
             Footing::Nothing => [slot, &[], &[]],
         };
+        let stays = self.footing == Footing::Berths && !message.is_joined();
         while batch.len() < max
             && let Some(part) = message.next_part()
         {
@@ -262,6 +264,11 @@ impl<S: AsFd> RxRing<S> {
             if found_room && let Ok(mut frag) = cache.alloc(len.max(1)) {
                 let found = gather(&mut frag[..len], parts, part.at);
                 batch.push(frag, found, part.len, self.page_size);
+            } else if stays && self.berths.could_keep_lone(len) {
+                if let Some(frag) = self.berths.keep_lone(len) {
+                    batch.push(frag, len, part.len, self.page_size);
+                }
+                return;
             } else {
                 self.stats.rx_alloc_fail += 1;
                 batch.discard(1);
