@@ -493,9 +493,11 @@ impl Drop for Depot {
                     // SAFETY: made in `map_region`.
                     let region = unsafe { Box::from_raw(region) };
                     // SAFETY: a page that is out would keep the depot alive,
-                    // so nothing in the region is used. If the OS refuses,
-                    // the addresses stay, and there is nobody to tell.
-                    let _ = unsafe { region.unmap(self.watch) };
+                    // so nothing in the region is used.
+                    if !unsafe { region.unmap(self.watch) } {
+                        // It stays in the books: nobody will ever give it back.
+                        region.tell_mapped(self.watch);
+                    }
                 }
             }
         }

@@ -12,7 +12,8 @@ use crate::mem::{os, poison};
 /// Called on whichever thread maps or unmaps, with no lock of the pool's held
 /// and in the middle of an allocation or of a fragment's end: neither function
 /// may use the pool, nor panic. `unmapped` comes before the memory goes, so
-/// that nobody else can have the address yet.
+/// that nobody else can have the address yet; should the OS refuse to take it,
+/// `mapped` follows.
 ///
 /// # Examples
 /// ```
@@ -38,7 +39,7 @@ use crate::mem::{os, poison};
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct RegionWatch {
-    /// A region was mapped and is in use.
+    /// A region was mapped and is in use, or is still.
     pub mapped: fn(NonNull<u8>, usize),
     /// A region is about to be unmapped.
     pub unmapped: fn(NonNull<u8>, usize),
@@ -93,8 +94,8 @@ impl Region {
         }
     }
 
-    /// Tells `watch` and unmaps the region. False when the OS refuses; then it
-    /// stays mapped.
+    /// Tells `watch` and unmaps the region. False when the OS refuses: then it
+    /// stays mapped, and the caller tells, when others can use it again.
     ///
     /// # Safety
     /// Every page of it is the caller's and nothing in it is used any more.
@@ -113,7 +114,6 @@ impl Region {
         let unmapped = unsafe { os::unmap(self.mapping) };
         if !unmapped {
             poison::hide(self.base(), REGION);
-            self.tell_mapped(watch);
         }
         unmapped
     }

@@ -141,12 +141,9 @@ impl Slot {
             }
             won += 1;
         }
+        let region = self.region().filter(|_| won == words);
         // SAFETY: with every page of it in hand, nothing in it is used.
-        let unmapped = won == words
-            && self
-                .region()
-                .is_some_and(|region| unsafe { region.unmap(watch) });
-        if unmapped {
+        if region.is_some_and(|region| unsafe { region.unmap(watch) }) {
             let region = self.region.swap(ptr::null_mut(), Ordering::Relaxed);
             // SAFETY: made in `map_region`; BUSY and all pages are ours.
             drop(unsafe { Box::from_raw(region) });
@@ -154,12 +151,20 @@ impl Slot {
             self.gate.store(EMPTY, Ordering::Release);
             return true;
         }
+        // If the OS refused, the first page stays ours for now.
+        let kept = u64::from(region.is_some());
         for (at, word) in self.free.iter().enumerate().take(won) {
+            let mask = all_pages(pages, at) & !(kept * u64::from(at == 0));
             // Release, partner `take`.
-            word.fetch_or(all_pages(pages, at), Ordering::Release);
+            word.fetch_or(mask, Ordering::Release);
         }
         // Release, partner `read`.
         self.gate.store(0, Ordering::Release);
+        if let Some(region) = region {
+            // Last, with the region open to others, as in `Depot::map`.
+            region.tell_mapped(watch);
+            self.put(0);
+        }
         false
     }
 
