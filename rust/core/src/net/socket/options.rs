@@ -14,15 +14,21 @@
 //!
 //! Without the list the ring that goes first would switch off what the other
 //! relies on, and super-buffers already queued would lose their segment sizes.
+//!
+//! A child of a fork begins a list of its own: it shares the sockets and not the
+//! needs, and what its parent had, a thread that the fork left behind may have
+//! been in the middle of.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::process;
+use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::c_int;
 
 use super::{Kind, get_option, option, set_option};
+use crate::sync::{AtomicPtr, Ordering};
 
 /// An option of a socket that rings of this process have asked for.
 #[derive(Debug)]
@@ -35,10 +41,10 @@ struct Entry {
     rings: usize,
 }
 
-/// Which option of which socket. A child of a fork shares the socket and not the
-/// need: what its parent has asked for is not its to put back.
+/// Which option of which socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
+    /// Which process asked: what a parent has asked for is not its child's to put back.
     process: u32,
     /// `SO_COOKIE`: never used again, unlike a descriptor's number.
     cookie: u64,
@@ -46,21 +52,49 @@ struct Key {
     name: c_int,
 }
 
-/// What rings of this process have asked for.
+/// What rings of a process have asked for.
 #[derive(Debug)]
 struct Asked {
+    process: u32,
+    list: Mutex<List>,
+}
+
+#[derive(Debug, Default)]
+struct List {
     entries: Vec<Entry>,
     /// Sockets that had no number of their own so far.
     nameless: u64,
 }
 
-static ASKED: Mutex<Asked> = Mutex::new(Asked {
-    entries: Vec::new(),
-    nameless: 0,
-});
+/// Whoever was the last to ask for the first time: this process, or a parent of it.
+static ASKED: AtomicPtr<Asked> = AtomicPtr::new(ptr::null_mut());
 
-fn asked() -> MutexGuard<'static, Asked> {
-    ASKED.lock().unwrap_or_else(PoisonError::into_inner)
+/// The list of this process.
+fn asked() -> MutexGuard<'static, List> {
+    let process = process::id();
+    // Acquire, both: partner of the Release below, the list as it was made.
+    let mut found = ASKED.load(Ordering::Acquire);
+    loop {
+        // SAFETY: null, or made below and never freed.
+        if let Some(asked) = unsafe { found.as_ref() }
+            && asked.process == process
+        {
+            return asked.list.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+        let new = Box::into_raw(Box::new(Asked {
+            process,
+            list: Mutex::default(),
+        }));
+        // A parent's list stays where it is: nobody can say who is in it.
+        match ASKED.compare_exchange(found, new, Ordering::Release, Ordering::Acquire) {
+            Ok(_) => found = new,
+            Err(other) => {
+                // SAFETY: made above, seen by nobody.
+                drop(unsafe { Box::from_raw(new) });
+                found = other;
+            }
+        }
+    }
 }
 
 /// The options that a ring has asked for.
@@ -154,8 +188,7 @@ impl Needs {
     /// Lets go of everything, and puts back what nobody else needs. A socket that
     /// is gone needs it no longer.
     pub(crate) fn let_go(&mut self, fd: BorrowedFd<'_>) {
-        // Of what a parent process has asked for there is nothing to do, and no
-        // lock to take that a thread may have held at the fork.
+        // Of what a parent process has asked for there is nothing to do.
         self.0.retain(|key| key.process == process::id());
         if self.0.is_empty() {
             return;
@@ -183,4 +216,46 @@ fn cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let mut value = [0_u64; 1];
     get_option(fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut value)?;
     Ok(value[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn drops_are_counted(socket: &UdpSocket) -> bool {
+        option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL).unwrap() != 0
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "miri does not fork")]
+    fn a_child_asks_while_a_thread_of_its_parent_is_in_the_list() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut needs = Needs::default();
+        needs.count_drops(socket.as_fd());
+        let inside = asked();
+        // SAFETY: the child allocates, which the C library allows, and makes system calls.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: a number. If the child waits for ever, this ends it.
+            unsafe { libc::alarm(20) };
+            let mut mine = Needs::default();
+            mine.count_drops(socket.as_fd());
+            mine.let_go(socket.as_fd());
+            // What the parent needs stays on, also when what it had is let go here.
+            needs.let_go(socket.as_fd());
+            let code = c_int::from(!drops_are_counted(&socket));
+            // SAFETY: ends the child where it is, without the tests of its parent.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = -1;
+        // SAFETY: a child of ours, and a number to fill.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "a signal, or what it found");
+        drop(inside);
+        needs.let_go(socket.as_fd());
+        assert!(!drops_are_counted(&socket));
+    }
 }
