@@ -24,10 +24,12 @@ pub fn machine() -> Machine {
     }
 }
 
-/// The release of the kernel.
+/// The version of the kernel, without what a distributor adds.
 #[must_use]
 pub fn kernel() -> String {
-    read("/proc/sys/kernel/osrelease").trim().into()
+    let release = read("/proc/sys/kernel/osrelease");
+    let version = release.trim().split(['-', '+']).next();
+    version.unwrap_or_default().into()
 }
 
 /// One line: processor, number of processors, kernel.

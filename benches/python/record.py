@@ -1,7 +1,7 @@
 """One shape for every figure that is written down; ``benches/record.rs`` writes the same.
 
 A record is one bench at one commit on one machine, with every time it was run. It names the
-processor and the compilers, and neither a host nor a path.
+processor, the kernel's version and the compilers, and neither a host nor a path.
 
     keep("bench_fragment", [row("drop", "object()", "2048", ns=55.1)])
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def of(bench: str, rows: list[Row]) -> Record:
         date=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         command=" ".join(command),
         machine={"cpu": _cpu(), "cores": os.cpu_count()},
-        kernel=platform.release(),
+        kernel=re.split("[-+]", platform.release())[0],  # not what a distributor adds
         rustc=_said("rustc", "--version"),
         cpython=platform.python_version(),
         runs=[rows],

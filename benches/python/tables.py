@@ -56,6 +56,6 @@ def told(bench: str) -> str:
     return (
         f"`{found.command}`, {found.date.partition('T')[0]}, commit {found.commit}, "
         f"{len(found.runs)} {'run' if len(found.runs) == 1 else 'runs'}: {found.machine['cpu']}, "
-        f"{found.machine['cores']} processors, Linux {found.kernel.partition('-')[0]}, "
+        f"{found.machine['cores']} processors, Linux {found.kernel}, "
         f"{found.rustc.partition(' (')[0]}{python}.\n"
     )

@@ -30,6 +30,7 @@ def test_a_record_has_the_shape(path: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found.date)
     assert COMMAND.fullmatch(found.command)
     assert set(found.machine) == {"cpu", "cores"}
+    assert re.fullmatch(r"\d+(\.\d+)+", found.kernel), "a version, and nothing of a distributor"
     assert found.runs
     for run in found.runs:
         assert run
