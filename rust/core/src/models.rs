@@ -17,6 +17,7 @@ mod supply;
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
+use loom::thread::{self, JoinHandle};
 
 use crate::{FragMut, HugePages, PagePool, REGION};
 
@@ -69,6 +70,15 @@ impl Payload {
 
     fn read(&self) {
         self.0.with(|_| ());
+    }
+
+    /// Another thread writes, and then lets go of what it wrote to.
+    fn written_elsewhere(&self, then: impl FnOnce() + 'static) -> JoinHandle<()> {
+        let witness = self.clone();
+        thread::spawn(move || {
+            witness.write();
+            then();
+        })
     }
 }
 

@@ -75,11 +75,7 @@ fn the_last_free_sees_what_the_others_wrote() {
         let old = place(&one);
         drop(cache);
         let bytes = Payload::new();
-        let witness = bytes.clone();
-        let other = thread::spawn(move || {
-            witness.write();
-            drop(one);
-        });
+        let other = bytes.written_elsewhere(move || drop(one));
         drop(two);
         let mut cache = PageFragCache::new(&pool);
         let all = cache.alloc(PAGE).unwrap();
@@ -103,11 +99,7 @@ fn adoption_against_free() {
         let old = place(&one);
         drop(cache);
         let bytes = Payload::new();
-        let witness = bytes.clone();
-        let other = thread::spawn(move || {
-            witness.write();
-            drop(one);
-        });
+        let other = bytes.written_elsewhere(move || drop(one));
         let mut cache = PageFragCache::new(&pool);
         let fill: Vec<_> = (0..3).map(|_| cache.alloc(LINE).unwrap()).collect();
         if fill.iter().any(|frag| overlaps(frag, old)) {
