@@ -119,16 +119,7 @@ pub trait Visit {
 pub fn every(visitor: &mut impl Visit) {
     visitor.arm::<Lines>();
     visitor.arm::<Packed>();
-    visitor.arm::<crate::kernel::KernelCache>();
-    visitor.arm::<Split>();
-    visitor.arm::<Counted<Mimalloc>>();
-    visitor.arm::<Counted<std::alloc::System>>();
-    #[cfg(feature = "rivals")]
-    {
-        visitor.arm::<Counted<Snmalloc>>();
-        visitor.arm::<Counted<Jemalloc>>();
-        visitor.arm::<Boxed>();
-    }
+    rivals(visitor);
     #[cfg(dpdk)]
     visitor.arm::<Dpdk>();
 }
@@ -138,6 +129,11 @@ pub fn every(visitor: &mut impl Visit) {
 pub fn keepers(visitor: &mut impl Visit) {
     visitor.arm::<Lines>();
     visitor.arm::<Small>();
+    rivals(visitor);
+}
+
+/// Those of them that are not ours.
+fn rivals(visitor: &mut impl Visit) {
     visitor.arm::<crate::kernel::KernelCache>();
     visitor.arm::<Split>();
     visitor.arm::<Counted<Mimalloc>>();
