@@ -379,37 +379,29 @@ unsafe extern "C" fn noted(
     made
 }
 
-unsafe extern "C" fn tracked_alloc(
-    object: *mut ffi::PyObject,
-    values: *const *mut ffi::PyObject,
-    positional: ffi::Py_ssize_t,
-    names: *mut ffi::PyObject,
-) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter calls the method attached, with these.
-    let cache = unsafe { cache_of(object) };
-    if cache.ticks.is_over() {
-        // SAFETY: as above.
-        return unsafe { noted(object, values, positional, names, alloc) };
-    }
-    // SAFETY: as above.
-    unsafe { alloc(object, values, positional, names) }
+/// `$tracked` is `$method` for caches that may be tracked: it counts down before.
+macro_rules! counted {
+    ($tracked:ident, $method:path) => {
+        unsafe extern "C" fn $tracked(
+            object: *mut ffi::PyObject,
+            values: *const *mut ffi::PyObject,
+            positional: ffi::Py_ssize_t,
+            names: *mut ffi::PyObject,
+        ) -> *mut ffi::PyObject {
+            // SAFETY: the interpreter calls the method attached, with these.
+            let cache = unsafe { cache_of(object) };
+            if cache.ticks.is_over() {
+                // SAFETY: as above.
+                return unsafe { noted(object, values, positional, names, $method) };
+            }
+            // SAFETY: as above.
+            unsafe { $method(object, values, positional, names) }
+        }
+    };
 }
 
-unsafe extern "C" fn tracked_try_alloc(
-    object: *mut ffi::PyObject,
-    values: *const *mut ffi::PyObject,
-    positional: ffi::Py_ssize_t,
-    names: *mut ffi::PyObject,
-) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter calls the method attached, with these.
-    let cache = unsafe { cache_of(object) };
-    if cache.ticks.is_over() {
-        // SAFETY: as above.
-        return unsafe { noted(object, values, positional, names, try_alloc) };
-    }
-    // SAFETY: as above.
-    unsafe { try_alloc(object, values, positional, names) }
-}
+counted!(tracked_alloc, alloc);
+counted!(tracked_try_alloc, try_alloc);
 
 unsafe extern "C" fn tracked_alloc_many(
     object: *mut ffi::PyObject,
