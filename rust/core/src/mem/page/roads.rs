@@ -210,7 +210,9 @@ impl Page {
             return true;
         }
         // Release: what this sharer read or wrote comes before the reuse.
-        // Acquire: the last one sees what all others did.
+        // Acquire: the last one sees what all others did. The last of several
+        // takes one from 0; until it has cleaned up, the slot reads as a note of
+        // more lines than there are, and a sweep leaves all notes for the next.
         if note.fetch_sub(1, Ordering::AcqRel) == 0 {
             // Relaxed: alone now; the road that follows publishes it.
             note.store(0, Ordering::Relaxed);
