@@ -4,14 +4,18 @@
 //! looked up when a pool asks for them, the same way in every build. The one that forgets a trace takes
 //! a lock of its own and no more. The one that notes a trace attaches by itself, if anything is being
 //! traced; and before 3.14 a daemon thread that does so while the interpreter is ending is unwound by
-//! the system from there, through whatever of ours it is in. So we attach first, which puts such a
-//! thread to sleep where it stands.
+//! the system from there, through whatever of ours it is in. So we attach first, by a call that puts
+//! such a thread to sleep where it stands.
+//!
+//! By that call and not by `Python::attach`, which gives back references that were put aside: that runs
+//! Python code, and we are in the middle of an allocation.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr::{NonNull, with_exposed_provenance};
 use std::sync::OnceLock;
 
 use pagefrag::RegionWatch;
+use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::error::broken;
@@ -54,12 +58,18 @@ fn books(py: Python<'_>) -> PyResult<Books> {
 
 fn mapped(first: NonNull<u8>, len: usize) {
     if let Some(books) = BOOKS.get() {
-        // When the interpreter is ending nobody is going to read the books.
-        let _ = Python::try_attach(|_| {
-            // SAFETY: any thread may call it, with any numbers. When it has no memory for a trace,
-            // the region is not in the books.
-            unsafe { (books.track)(DOMAIN, first.addr().get(), len) };
-        });
+        // SAFETY: any thread may ask.
+        if unsafe { ffi::Py_IsInitialized() } == 0 {
+            // It is ending: nobody is going to read the books.
+            return;
+        }
+        // SAFETY: there is an interpreter, or it ends in this moment; released below.
+        let before = unsafe { ffi::PyGILState_Ensure() };
+        // SAFETY: any thread may call it, with any numbers. When it has no memory for a trace, the
+        // region is not in the books.
+        unsafe { (books.track)(DOMAIN, first.addr().get(), len) };
+        // SAFETY: what came before, from above, on the same thread.
+        unsafe { ffi::PyGILState_Release(before) };
     }
 }
 
