@@ -228,7 +228,7 @@ impl PagePool {
     /// ```
     /// use pagefrag::{PageFragCache, PagePool};
     ///
-    /// let pool = PagePool::new();
+    /// let pool = PagePool::new(32 * 1024)?;
     /// let mut cache = PageFragCache::new(&pool);
     /// let frag = cache.alloc(1500)?;
     /// assert_eq!(pool.counts().live_bytes, 1536);
