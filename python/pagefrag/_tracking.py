@@ -31,7 +31,8 @@ class Holder:
     kind: str
 
     # What made it hold the memory, or was done with it last: "alloc", "packet", "commit", "slice",
-    # "copy", "toreadonly", "view" (also by whoever takes buffers), "tobytes".
+    # "copy", "toreadonly", "view" (also by whoever takes buffers), "tobytes", "send"; of an
+    # `SkBuff` also "build_skb", "add_frag", "clone", "coalesce", and of its fragments "frags".
     how: str
 
     # Where that was: a `traceback.StackSummary`, the innermost frame last.

@@ -39,8 +39,6 @@ pub(crate) struct PageFragCache {
     pool: Py<PagePool>,
     /// When `alloc` and its like are to note what they made.
     pub(crate) ticks: Ticks,
-    /// The same for what else makes fragments; `None` when nothing is tracked.
-    sampler: Option<Arc<Sampler>>,
 }
 
 /// What `fastcall.rs` has put beside the methods of every day, under these names with `TRACKED`
@@ -78,7 +76,6 @@ impl PageFragCache {
         }
         Ok(Self {
             ticks: Ticks::of(every),
-            sampler: Sampler::of(every, core.pool().id()),
             core,
             pool,
         })
@@ -86,7 +83,7 @@ impl PageFragCache {
 
     /// What tracks packets and reservations of this cache, if anybody does.
     pub(crate) fn sampler(&self) -> Option<Arc<Sampler>> {
-        self.sampler.clone()
+        self.pool.get().sampler.clone()
     }
 }
 

@@ -279,7 +279,25 @@ fn raise(error: PyErr) -> *mut ffi::PyObject {
     null_mut()
 }
 
-// Not unpacked into the counting one below: this is the one that is to stay short.
+/// What `alloc` is made of, twice: the one that counts has its own, and jumps nowhere.
+///
+/// # Safety
+/// - As [`one`].
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "a jump for every packet otherwise")]
+unsafe fn alloc_now(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    positional: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the contract.
+    match unsafe { one(object, values, positional, names) } {
+        Ok(made) => made,
+        Err(error) => raise(from_core(error)),
+    }
+}
+
 #[inline(never)]
 unsafe extern "C" fn alloc(
     object: *mut ffi::PyObject,
@@ -288,10 +306,7 @@ unsafe extern "C" fn alloc(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls the method attached, with these.
-    match unsafe { one(object, values, positional, names) } {
-        Ok(made) => made,
-        Err(error) => raise(from_core(error)),
-    }
+    unsafe { alloc_now(object, values, positional, names) }
 }
 
 #[inline(never)]
@@ -364,7 +379,8 @@ unsafe extern "C" fn noted(
 ) -> *mut ffi::PyObject {
     // SAFETY: the contract.
     let cache = unsafe { cache_of(object) };
-    let is_it = cache.ticks.is_it();
+    // SAFETY: attached.
+    let is_it = unsafe { cache.ticks.is_it() };
     // SAFETY: the contract.
     let made = unsafe { method(object, values, positional, names) };
     if !is_it {
@@ -379,9 +395,10 @@ unsafe extern "C" fn noted(
     made
 }
 
-/// `$tracked` is `$method` for caches that may be tracked: it counts down before.
+/// `$tracked` is `$method` for caches that may be tracked: it counts down before. `$now` does what
+/// the method does.
 macro_rules! counted {
-    ($tracked:ident, $method:path) => {
+    ($tracked:ident, $method:path, $now:path) => {
         unsafe extern "C" fn $tracked(
             object: *mut ffi::PyObject,
             values: *const *mut ffi::PyObject,
@@ -390,18 +407,19 @@ macro_rules! counted {
         ) -> *mut ffi::PyObject {
             // SAFETY: the interpreter calls the method attached, with these.
             let cache = unsafe { cache_of(object) };
-            if cache.ticks.is_over() {
+            // SAFETY: attached.
+            if unsafe { cache.ticks.is_over() } {
                 // SAFETY: as above.
                 return unsafe { noted(object, values, positional, names, $method) };
             }
             // SAFETY: as above.
-            unsafe { $method(object, values, positional, names) }
+            unsafe { $now(object, values, positional, names) }
         }
     };
 }
 
-counted!(tracked_alloc, alloc);
-counted!(tracked_try_alloc, try_alloc);
+counted!(tracked_alloc, alloc, alloc_now);
+counted!(tracked_try_alloc, try_alloc, try_alloc);
 
 unsafe extern "C" fn tracked_alloc_many(
     object: *mut ffi::PyObject,
@@ -413,7 +431,7 @@ unsafe extern "C" fn tracked_alloc_many(
     let call = unsafe { Call::new(object, values, positional, names) };
     match guarded(call.py, || many(&call)) {
         Ok(list) => {
-            for made in list.iter().filter(|_| call.cache.ticks.tick()) {
+            for made in list.iter().filter(|_| call.cache.ticks.tick(call.py)) {
                 tracking::born(&made, call.cache.core.pool().id(), "alloc");
             }
             list.into_ptr()

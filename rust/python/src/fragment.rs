@@ -390,7 +390,9 @@ fn copied<'py>(
     if inside.is_empty() {
         copy.narrow(0, 0);
     }
-    make(this.py(), copy, readonly)
+    let made = make(this.py(), copy, readonly)?;
+    let sampler = cache.and_then(|cache| cache.get().sampler());
+    Ok(tracking::made(made, sampler.as_deref()))
 }
 
 /// What a pickle has of it: version, bytes, whether it is read-only.

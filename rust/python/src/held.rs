@@ -18,6 +18,7 @@ use crate::fragment::KeptFragment;
 use crate::memory::Memory;
 use crate::object::This;
 use crate::skb::{KeptSkb, SkBuff};
+use crate::tracking;
 
 /// Whatever keeps the bytes where they are.
 #[allow(dead_code)] // held, not looked at
@@ -50,9 +51,13 @@ impl Held {
         let mut frags = Vec::new();
         let (linear, owner) = if let Ok(this) = This::cast(object) {
             let (kept, linear) = KeptFragment::of(this)?;
+            if this.has_weak() {
+                tracking::sent(this, linear.cast::<u8>().addr());
+            }
             (linear, Owner::Fragment(kept))
         } else if let Ok(skb) = object.cast_exact::<SkBuff>() {
             let (kept, linear, behind) = KeptSkb::of(skb)?;
+            SkBuff::touched(skb, "send");
             frags = behind;
             (linear, Owner::Skb(kept))
         } else if let Ok(bytes) = object.cast_exact::<PyBytes>() {

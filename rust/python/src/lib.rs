@@ -1,7 +1,7 @@
 //! The Python module `pagefrag._pagefrag`: the crate `pagefrag` as Python classes.
 //!
 //! One file for each class: `pool`, `cache` (with `fastcall` and `reservation`), `fragment` (with
-//! `object` below it and `fragment_type` above), `netdev`, `napi`, `skb`, `ring`, `batch` (with
+//! `object` below it and `fragment_type` above), `netdev`, `napi`, `skb` (with `skb_made`), `ring`, `batch` (with
 //! `numbers`, `place`, `sender`, `batch_arrow`, `batch_numpy` and `batch_pickle`), `tx` (with `held` and `destination`). Rules that they
 //! share: `args` (what is accepted as a number), `arrow` (Arrow's structures), `error` (how errors
 //! cross), `gate` (who is inside a fragment), `locked` (values behind a lock), `memory` (a fragment's bytes), `pickle`, `shares` and `loan`
@@ -50,6 +50,7 @@ mod sender;
 mod shares;
 mod siblings;
 mod skb;
+mod skb_made;
 mod sock;
 mod stack;
 mod stats;
@@ -91,7 +92,9 @@ mod _pagefrag {
     #[pymodule_export]
     use crate::ring::RxRing;
     #[pymodule_export]
-    use crate::skb::{SkBuff, build_skb};
+    use crate::skb::SkBuff;
+    #[pymodule_export]
+    use crate::skb_made::build_skb;
     #[pymodule_export]
     use crate::tx::TxRing;
 

@@ -15,7 +15,7 @@ use crate::error::{from_core, out_of_context};
 use crate::made::{Number, Text};
 use crate::pool::{PagePool, or_default};
 use crate::skb::SkBuff;
-use crate::{object, stats, thread_end};
+use crate::{object, skb_made, stats, thread_end, tracking};
 
 /// A cache for polling: fragments and skbs without waiting, failures as None.
 ///
@@ -96,8 +96,14 @@ impl NapiCache {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let (size, align) = (args::whole(size, "size")?, align.read()?);
         let frag = self.call(|context| context.try_alloc_frag(size, align))?;
-        frag.map(|frag| object::make(py, frag.into_raw(), false))
-            .transpose()
+        let sampler = self.pool.get().sampler.as_deref();
+        frag.map(|frag| {
+            Ok(tracking::made(
+                object::make(py, frag.into_raw(), false)?,
+                sampler,
+            ))
+        })
+        .transpose()
     }
 
     /// `NapiPoll.alloc_skb` of the poll that this thread is in.
@@ -106,10 +112,13 @@ impl NapiCache {
     /// >>> with napi.poll():
     /// ...     napi.alloc_skb(1500).truesize
     /// 2176
-    fn alloc_skb(&self, length: &Bound<'_, PyAny>) -> PyResult<Option<SkBuff>> {
+    fn alloc_skb<'py>(&self, length: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, SkBuff>>> {
+        let py = length.py();
         let length = args::whole(length, "length")?;
         let skb = self.call(|context| context.try_alloc_skb(length))?;
-        Ok(skb.map(SkBuff::new))
+        let sampler = self.pool.get().sampler.as_deref();
+        skb.map(|core| skb_made::made(py, core, length, sampler))
+            .transpose()
     }
 
     /// `NapiPoll.consume_skb` of the poll that this thread is in.
@@ -245,7 +254,7 @@ impl NapiPoll {
     /// >>> with NapiCache().poll() as ctx:
     /// ...     ctx.alloc_skb(1500).truesize
     /// 2176
-    fn alloc_skb(&self, length: &Bound<'_, PyAny>) -> PyResult<Option<SkBuff>> {
+    fn alloc_skb<'py>(&self, length: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, SkBuff>>> {
         self.cache()?.alloc_skb(length)
     }
 

@@ -6,9 +6,9 @@ use pyo3::prelude::*;
 use crate::args::{self, Given};
 use crate::error::from_core;
 use crate::made::Text;
-use crate::pool::{PagePool, or_default};
+use crate::pool::{PagePool, default_sampler, or_default};
 use crate::skb::SkBuff;
-use crate::{object, stats, thread_end};
+use crate::{object, skb_made, stats, thread_end, tracking};
 
 /// The calling thread's netdev cache over a pool, the default one if none is given.
 ///
@@ -49,20 +49,24 @@ impl NetdevCache {
         let (size, align) = (args::whole(size, "size")?, align.read()?);
         thread_end::watch(py)?;
         let frag = self.core.alloc_frag(size, align).map_err(from_core)?;
-        object::make(py, frag.into_raw(), false)
+        let sampler = self.pool.get().sampler.as_deref();
+        let made = object::make(py, frag.into_raw(), false)?;
+        Ok(tracking::made(made, sampler))
     }
 
     /// An empty `SkBuff` with room for `length` bytes behind the usual headroom.
     ///
     /// >>> NetdevCache().alloc_skb(1500).headroom
     /// 64
-    fn alloc_skb(&self, py: Python<'_>, length: &Bound<'_, PyAny>) -> PyResult<SkBuff> {
+    fn alloc_skb<'py>(
+        &self,
+        py: Python<'py>,
+        length: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, SkBuff>> {
         let length = args::whole(length, "length")?;
         thread_end::watch(py)?;
-        self.core
-            .alloc_skb(length)
-            .map(SkBuff::new)
-            .map_err(from_core)
+        let core = self.core.alloc_skb(length).map_err(from_core)?;
+        skb_made::made(py, core, length, self.pool.get().sampler.as_deref())
     }
 
     /// Gives up the pages that the calling thread carves. Living buffers stay valid.
@@ -110,8 +114,10 @@ pub(crate) fn netdev_alloc_frag<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let (size, align) = (args::whole(size, "size")?, align.read()?);
     thread_end::watch(py)?;
+    let sampler = default_sampler(py)?;
     let frag = net::netdev_alloc_frag(size, align).map_err(from_core)?;
-    object::make(py, frag.into_raw(), false)
+    let made = object::make(py, frag.into_raw(), false)?;
+    Ok(tracking::made(made, sampler))
 }
 
 /// An empty `SkBuff` from the calling thread's netdev cache of the default pool.
@@ -120,10 +126,13 @@ pub(crate) fn netdev_alloc_frag<'py>(
 /// >>> skb.len, skb.headroom, skb.tailroom
 /// (0, 64, 1536)
 #[pyfunction]
-pub(crate) fn netdev_alloc_skb(py: Python<'_>, length: &Bound<'_, PyAny>) -> PyResult<SkBuff> {
+pub(crate) fn netdev_alloc_skb<'py>(
+    py: Python<'py>,
+    length: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, SkBuff>> {
     let length = args::whole(length, "length")?;
     thread_end::watch(py)?;
-    net::netdev_alloc_skb(length)
-        .map(SkBuff::new)
-        .map_err(from_core)
+    let sampler = default_sampler(py)?;
+    let core = net::netdev_alloc_skb(length).map_err(from_core)?;
+    skb_made::made(py, core, length, sampler)
 }

@@ -1,5 +1,7 @@
 //! `PagePool`: where pages come from, how much there may be, and what became of them.
 
+use std::sync::Arc;
+
 use pagefrag::HugePages;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -7,9 +9,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
 
 use crate::args::{self, Given};
-use crate::error::{broken, from_core, value};
+use crate::error::{broken, from_core, out_of_context, value};
 use crate::made::{Number, Text};
 use crate::ticks::RAREST;
+use crate::tracking::Sampler;
 use crate::{stats, tracemalloc, tracking};
 
 /// Pages of one size, cut from regions of 2 MiB, for any number of caches and threads.
@@ -35,16 +38,32 @@ pub(crate) struct PagePool {
     pub(crate) core: pagefrag::PagePool,
     /// One allocation in so many is tracked; 0: none.
     pub(crate) track: u32,
+    /// What tracks all that is no `alloc` of a cache; `None` when nothing is tracked.
+    pub(crate) sampler: Option<Arc<Sampler>>,
     tracemalloc: bool,
 }
 
+impl PagePool {
+    fn of(core: pagefrag::PagePool, track: u32, tracemalloc: bool) -> Self {
+        Self {
+            sampler: Sampler::of(track, core.id()),
+            core,
+            track,
+            tracemalloc,
+        }
+    }
+}
+
 /// One in how many is tracked: from 1 to `RAREST`.
-fn rarity(track: &Bound<'_, PyAny>) -> PyResult<u32> {
+fn rarity(every: usize) -> Option<u32> {
+    let every = u32::try_from(every).ok()?;
+    (1..=RAREST).contains(&every).then_some(every)
+}
+
+/// The same, asked for by an argument.
+fn asked(track: &Bound<'_, PyAny>) -> PyResult<u32> {
     let every = args::whole(track, "track")?;
-    let every = u32::try_from(every)
-        .ok()
-        .filter(|every| (1..=RAREST).contains(every));
-    every.ok_or_else(|| value(&format!("track is a number from 1 to {RAREST}, or None")))
+    rarity(every).ok_or_else(|| value(&format!("track is a number from 1 to {RAREST}, or None")))
 }
 
 #[pymethods]
@@ -68,7 +87,7 @@ impl PagePool {
         tracemalloc: bool,
     ) -> PyResult<Self> {
         let page_size = page_size.read()?;
-        let track = track.map_or(Ok(0), rarity)?;
+        let track = track.map_or(Ok(0), asked)?;
         let max_bytes = max_bytes
             .map(|bytes| args::whole(bytes, "max_bytes"))
             .transpose()?;
@@ -95,11 +114,8 @@ impl PagePool {
             // code and know nothing of pools.
             builder = unsafe { builder.watch(watch) };
         }
-        Ok(Self {
-            core: builder.build().map_err(from_core)?,
-            track,
-            tracemalloc,
-        })
+        let core = builder.build().map_err(from_core)?;
+        Ok(Self::of(core, track, tracemalloc))
     }
 
     /// A `PoolStats` of this moment; exact when no thread is in the middle of something.
@@ -253,26 +269,63 @@ impl PagePool {
 
 static DEFAULT: PyOnceLock<Py<PagePool>> = PyOnceLock::new();
 
+/// Says how the default pool is tracked, to a program that says nothing.
+const TRACK: &str = "PAGEFRAG_TRACK";
+
+/// What the environment asks for; 0: no tracking.
+fn asked_outside() -> PyResult<u32> {
+    let Some(text) = std::env::var_os(TRACK).filter(|text| !text.is_empty()) else {
+        return Ok(0);
+    };
+    let text = text.to_string_lossy();
+    let every = text.parse().ok().and_then(rarity);
+    every.ok_or_else(|| {
+        value(&format!(
+            "{TRACK} is a number from 1 to {RAREST}, not {text:?}"
+        ))
+    })
+}
+
+/// The default pool, made by the first who asks, and as they ask.
+fn the_default(py: Python<'_>, track: Option<u32>) -> PyResult<&'static Py<PagePool>> {
+    DEFAULT.get_or_try_init(py, || {
+        let track = track.map_or_else(asked_outside, Ok)?;
+        let core = pagefrag::PagePool::global().clone();
+        Py::new(py, PagePool::of(core, track, false))
+    })
+}
+
 /// The pool of everything that is not given one: 32 KiB pages, no limit.
+///
+/// With `track=n` it tracks as `PagePool(track=n)` does. That is for the first call of a program, before
+/// anything is allocated from it, and `ContextError` later; the environment variable `PAGEFRAG_TRACK=n`
+/// does the same from outside.
 ///
 /// >>> default_pool().page_size, default_pool() is default_pool()
 /// (32768, True)
 #[pyfunction]
-pub(crate) fn default_pool(py: Python<'_>) -> PyResult<Py<PagePool>> {
-    let pool = DEFAULT.get_or_try_init(py, || {
-        Py::new(
-            py,
-            PagePool {
-                core: pagefrag::PagePool::global().clone(),
-                track: 0,
-                tracemalloc: false,
-            },
-        )
-    })?;
-    Ok(pool.clone_ref(py))
+#[pyo3(signature = (*, track=None))]
+pub(crate) fn default_pool(
+    py: Python<'_>,
+    track: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Py<PagePool>> {
+    let track = track.map(asked).transpose()?;
+    let pool = the_default(py, track)?;
+    match track {
+        Some(every) if every != pool.get().track => Err(out_of_context(format!(
+            "the default pool is in use, and not tracked like that: ask before anything is \
+             allocated, or set {TRACK}={every} in the environment"
+        ))),
+        _ => Ok(pool.clone_ref(py)),
+    }
+}
+
+/// What tracks the default pool, if it is tracked.
+pub(crate) fn default_sampler(py: Python<'_>) -> PyResult<Option<&'static Sampler>> {
+    Ok(the_default(py, None)?.get().sampler.as_deref())
 }
 
 /// The pool that was asked for, or the default one.
 pub(crate) fn or_default(py: Python<'_>, pool: Option<Py<PagePool>>) -> PyResult<Py<PagePool>> {
-    pool.map_or_else(|| default_pool(py), Ok)
+    pool.map_or_else(|| Ok(the_default(py, None)?.clone_ref(py)), Ok)
 }

@@ -5,9 +5,10 @@
 //! away, is refused with `BufferError` while they exist.
 
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use pagefrag::{Error, Frag, FragMut, net};
+use pagefrag::{Error, Frag, net};
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -18,7 +19,8 @@ use crate::error::{from_core, released, value};
 use crate::locked::{Known, Locked, Refused};
 use crate::made::{self, Number, Text};
 use crate::object::This;
-use crate::{args, fragment, home, object};
+use crate::tracking::Holds;
+use crate::{args, fragment, home, object, tracking};
 
 /// A packet: a linear part with headroom and tailroom, and up to 17 fragments behind it.
 ///
@@ -36,6 +38,9 @@ pub(crate) struct SkBuff {
     views: AtomicUsize,
     /// Those among them that may write. Counted up only with `core` locked.
     writable: AtomicUsize,
+    /// Whether tracked memory was ever in it; see `SkBuff::holds`. Relaxed everywhere: what is noted
+    /// of another thread's packet in the same moment may be missing.
+    tracked: AtomicBool,
 }
 
 impl Known for net::SkBuff {
@@ -48,6 +53,63 @@ impl SkBuff {
             core: Locked::new(core),
             views: AtomicUsize::new(0),
             writable: AtomicUsize::new(0),
+            tracked: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on somebody may ask what it holds.
+    pub(crate) fn track(&self) {
+        self.tracked.store(true, Ordering::Relaxed);
+    }
+
+    /// An address in each allocation that the packet holds.
+    fn places(&self) -> Vec<usize> {
+        self.core.look(|core| {
+            core.as_ref().map_or_else(Vec::new, |core| {
+                let behind = core.frags().iter().map(|frag| frag.as_ptr().addr());
+                std::iter::once(core.data().as_ptr().addr())
+                    .chain(behind)
+                    .collect()
+            })
+        })
+    }
+
+    /// Tells who looks for holders of memory: see `tracking::Holds`.
+    pub(crate) fn holds(object: &Bound<'_, PyAny>, memory: &Range<usize>) -> Option<usize> {
+        let this = object.cast_exact::<Self>().ok()?.get();
+        let is_in = |place: &usize| memory.contains(place);
+        // Relaxed: a number to print.
+        let views = this.views.load(Ordering::Relaxed);
+        this.places().iter().any(is_in).then_some(views)
+    }
+
+    fn is_tracked(&self) -> bool {
+        self.tracked.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the packet holds what `parent` holds or has held at these places.
+    #[cold]
+    pub(crate) fn shares(
+        slf: &Bound<'_, Self>,
+        parent: &Bound<'_, PyAny>,
+        places: &[usize],
+        how: &'static str,
+    ) {
+        for place in places {
+            let party = (slf.as_any(), Self::holds as Holds);
+            if tracking::shared_as(parent, *place, party, how) {
+                slf.get().track();
+            }
+        }
+    }
+
+    /// Notes that a tracked packet was looked at, or is on its way.
+    #[cold]
+    pub(crate) fn touched(slf: &Bound<'_, Self>, how: &'static str) {
+        if slf.get().is_tracked() {
+            for place in slf.get().places() {
+                tracking::touched_as((slf.as_any(), Self::holds as Holds), place, how);
+            }
         }
     }
 
@@ -266,15 +328,22 @@ impl SkBuff {
     /// >>> skb.add_frag(netdev_alloc_frag(1000))
     /// >>> skb.len
     /// 1000
-    fn add_frag(&self, fragment: &Bound<'_, PyAny>) -> PyResult<()> {
-        let inside = fragment::enter(This::cast(fragment)?)?;
+    fn add_frag(slf: &Bound<'_, Self>, fragment: &Bound<'_, PyAny>) -> PyResult<()> {
+        let this = This::cast(fragment)?;
+        let inside = fragment::enter(this)?;
         let shared = fragment::page_frag(&inside)?.share();
+        let place = inside.as_ptr().addr();
         drop(inside);
         // SAFETY: nobody writes through a `Frag`, and sharers may read.
         let shared = unsafe { Frag::from_raw(shared) };
         // The lock is released before a refused fragment is dropped.
-        self.with(|core| core.add_frag(shared))?
-            .map_err(|(error, _)| from_core(error))
+        slf.get()
+            .with(|core| core.add_frag(shared))?
+            .map_err(|(error, _)| from_core(error))?;
+        if this.has_weak() {
+            Self::shares(slf, fragment, &[place], "add_frag");
+        }
+        Ok(())
     }
 
     /// The fragments behind the linear part, sharing the memory, read-only.
@@ -284,13 +353,20 @@ impl SkBuff {
     /// >>> [frag.nbytes for frag in skb.frags]
     /// [1000]
     #[getter]
-    fn frags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let shared = self.with(|core| core.frags().to_vec())?;
+    fn frags<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let py = slf.py();
+        let shared = slf.get().with(|core| core.frags().to_vec())?;
         let made: PyResult<Vec<_>> = shared
             .into_iter()
             .map(|frag| object::make(py, frag.into_raw(), true))
             .collect();
-        made::tuple(py, made?)
+        let made = made?;
+        if slf.get().is_tracked() {
+            for frag in &made {
+                tracking::shared_by(slf.as_any(), frag, "frags");
+            }
+        }
+        made::tuple(py, made)
     }
 
     /// A second skb with the same data, shared. Neither may change the linear data afterwards.
@@ -301,14 +377,20 @@ impl SkBuff {
     /// >>> skb.put(b'hello').release()
     /// >>> skb.clone().tobytes()
     /// b'hello'
-    fn clone(&self) -> PyResult<Self> {
-        self.core.with(|core| {
+    fn clone<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        let this = slf.get();
+        let second = this.core.with(|core| {
             // Acquire: partner of the Release in `__releasebuffer__`.
-            match self.writable.load(Ordering::Acquire) {
+            match this.writable.load(Ordering::Acquire) {
                 0 => Ok(Self::new(core.clone_skb())),
                 views => Err(Refused::Viewed(views)),
             }
-        })
+        })?;
+        let second = Bound::new(slf.py(), second)?;
+        if this.is_tracked() {
+            Self::shares(&second, slf.as_any(), &this.places(), "clone");
+        }
+        Ok(second)
     }
 
     /// Copies all data into one linear part, its own.
@@ -338,9 +420,17 @@ impl SkBuff {
             return Err(value("an skb cannot be coalesced with itself"));
         }
         slf.get().with(|_| ())?;
+        let places = if other.get().is_tracked() {
+            other.get().places()
+        } else {
+            Vec::new()
+        };
         let taken = other.get().take()?;
         match slf.get().with(|core| core.coalesce(taken)) {
-            Ok(Ok(_)) => Ok(true),
+            Ok(Ok(_)) => {
+                Self::shares(slf, other.as_any(), &places, "coalesce");
+                Ok(true)
+            }
             Ok(Err((_, refused))) => {
                 other.get().give_back(refused);
                 Ok(false)
@@ -363,7 +453,7 @@ impl SkBuff {
         if linear > 0 {
             pieces.push(PyMemoryView::from(slf)?.into_any());
         }
-        pieces.extend(slf.get().frags(py)?);
+        pieces.extend(Self::frags(slf)?);
         made::list(py, pieces)
     }
 
@@ -371,9 +461,11 @@ impl SkBuff {
     ///
     /// >>> netdev_alloc_skb(100).tobytes()
     /// b''
-    fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+    fn tobytes<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyBytes>> {
+        let py = slf.py();
+        Self::touched(slf, "tobytes");
         // Allocating bytes runs no Python code, so the lock may be held.
-        self.with(|core| {
+        slf.get().with(|core| {
             PyBytes::new_with(py, core.len(), |bytes| {
                 let mut rest = bytes;
                 let behind = core.frags().iter().map(|frag| &frag[..]);
@@ -456,6 +548,8 @@ impl SkBuff {
         let lent = unsafe { lend(&slf, view, flags, memory, readonly) };
         if lent.is_err() {
             this.count_out(readonly);
+        } else {
+            Self::touched(&slf, "view");
         }
         lent
     }
@@ -467,26 +561,4 @@ impl SkBuff {
         let readonly = unsafe { (*view).readonly } != 0;
         self.count_out(readonly);
     }
-}
-
-/// Makes a packet of a whole fragment, which is released by it.
-///
-/// The room for the kernel's shared info, 320 bytes, is taken off its end. `BufferError` while
-/// views of the fragment exist, `ValueError` if it is too short or shares its memory.
-///
-/// >>> skb = build_skb(netdev_alloc_frag(2048))
-/// >>> skb.headroom, skb.tailroom
-/// (0, 1728)
-#[pyfunction]
-pub(crate) fn build_skb(fragment: &Bound<'_, PyAny>) -> PyResult<SkBuff> {
-    let this = This::cast(fragment)?;
-    if fragment::enter(this)?.len() <= net::SKB_SHARED_INFO {
-        return Err(from_core(Error::HeadTooSmall));
-    }
-    let raw = fragment::take_unique(this)?;
-    // SAFETY: unique, as `take_unique` has checked with nobody inside.
-    let head = unsafe { FragMut::from_raw(raw) };
-    net::SkBuff::build(head)
-        .map(SkBuff::new)
-        .map_err(|(error, _)| from_core(error))
 }

@@ -1,8 +1,8 @@
 //! Who holds what: one allocation in so many, with the Python stack that made it, and everybody who
 //! has shared it since.
 //!
-//! Only what Python does is seen: objects that share a fragment's memory, and who last asked one of
-//! them for a view or a share. A record knows its holders by weak references and so keeps nothing
+//! Only what Python does is seen: objects that share a fragment's memory (fragments, and the `SkBuff`s
+//! they went into), and who last asked one of them for a view or a share, or gave it to a ring to send. A record knows its holders by weak references and so keeps nothing
 //! alive; it is over when no holder is left that is open. That is found out when somebody asks, so a
 //! fragment's end costs what it costs with a weak reference, and no more.
 //!
@@ -10,6 +10,7 @@
 //! is one load; nothing is looked up for it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -26,7 +27,8 @@ use crate::object::This;
 use crate::stack::Stack;
 use crate::ticks::Ticks;
 
-/// What samples the allocations of one pool that are not `alloc`s: packets and reservations.
+/// What samples the allocations of one pool that are no `alloc`s of a `PageFragCache`: packets,
+/// reservations, and what the contexts give.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     ticks: Ticks,
@@ -42,10 +44,35 @@ impl Sampler {
 
     /// Counts a fragment that was made, and notes it if it is the one.
     pub(crate) fn made(&self, object: &Bound<'_, PyAny>, how: &'static str) {
-        if self.ticks.tick() {
+        if self.ticks.tick(object.py()) {
             born(object, self.pool, how);
         }
     }
+
+    /// Counts what is no fragment: the number of the pool, for [`born_as`], if it is the one.
+    pub(crate) fn counted(&self, py: Python<'_>) -> Option<usize> {
+        self.ticks.tick(py).then_some(self.pool)
+    }
+}
+
+/// What was just allocated, and counted if the pool is tracked.
+pub(crate) fn made<'py>(object: Bound<'py, PyAny>, sampler: Option<&Sampler>) -> Bound<'py, PyAny> {
+    if let Some(sampler) = sampler {
+        sampler.made(&object, "alloc");
+    }
+    object
+}
+
+/// Asks an object whether it holds memory in this range of addresses, and how many views of it
+/// there are then.
+pub(crate) type Holds = fn(&Bound<'_, PyAny>, &Range<usize>) -> Option<usize>;
+
+/// As [`Holds`] of a fragment: it holds what it was seen to hold, until it is released.
+fn fragment_holds(object: &Bound<'_, PyAny>, _memory: &Range<usize>) -> Option<usize> {
+    let gate = &This::cast(object).ok()?.body.gate;
+    let inside = gate.enter().ok()?;
+    drop(inside);
+    Some(gate.inside())
 }
 
 /// An object that shares the memory of an allocation.
@@ -55,6 +82,7 @@ struct Holder {
     how: &'static str,
     /// `None`: that of the record.
     stack: Option<Stack>,
+    holds: Holds,
 }
 
 /// Who was heard of last stands last.
@@ -85,7 +113,9 @@ impl Holders {
 /// An allocation.
 struct Record {
     pool: usize,
+    /// Bytes that were asked for.
     size: usize,
+    memory: Range<usize>,
     born: Instant,
     stack: Stack,
     /// Locked only while attached; nothing is dropped or called under it.
@@ -116,15 +146,19 @@ impl Record {
             .map(|holder| {
                 let object = holder.object.clone_ref(py);
                 let stack = holder.stack.as_ref().unwrap_or(&self.stack);
-                (object, holder.how, stack.clone_ref(py))
+                (object, holder.how, stack.clone_ref(py), holder.holds)
             })
             .collect();
         all.into_iter()
-            .filter_map(|(object, how, stack)| {
+            .filter_map(|(object, how, stack, holds)| {
                 let object = object.bind(py).upgrade()?;
-                let inside = This::cast(&object).ok()?.body.gate.enter().ok()?;
-                drop(inside);
-                Some(Open { object, how, stack })
+                let views = holds(&object, &self.memory)?;
+                Some(Open {
+                    object,
+                    how,
+                    stack,
+                    views,
+                })
             })
             .collect()
     }
@@ -135,6 +169,7 @@ struct Open<'py> {
     object: Bound<'py, PyAny>,
     how: &'static str,
     stack: Stack,
+    views: usize,
 }
 
 impl<'py> Open<'py> {
@@ -142,8 +177,7 @@ impl<'py> Open<'py> {
     fn told(&self) -> PyResult<Bound<'py, PyAny>> {
         let py = self.object.py();
         let kind = self.object.get_type().name()?;
-        let views = This::cast(&self.object)?.body.gate.inside();
-        let views = made::number(py, views)?;
+        let views = made::number(py, self.views)?;
         let how = made::text(py, self.how)?;
         let stack = self.stack.told(py)?.into_any();
         Ok(made::tuple(py, vec![kind.into_any(), how, stack, views])?.into_any())
@@ -167,20 +201,45 @@ fn weak(object: &Bound<'_, PyAny>) -> PyResult<Py<PyWeakrefReference>> {
 /// Notes an allocation of the pool with this number, which `object`, a `Fragment`, holds alone.
 #[cold]
 pub(crate) fn born(object: &Bound<'_, PyAny>, pool: usize, how: &'static str) {
+    let Some(inside) = This::cast(object)
+        .ok()
+        .and_then(|this| this.body.gate.enter().ok())
+    else {
+        return;
+    };
+    let (first, size) = (inside.as_ptr().addr(), inside.len());
+    drop(inside);
+    born_as(
+        (object, fragment_holds),
+        pool,
+        first..first + size,
+        size,
+        how,
+    );
+}
+
+/// Notes that `size` bytes were asked for, that this `memory` of the pool with this number was
+/// given, and that the object holds it alone.
+#[cold]
+pub(crate) fn born_as(
+    (object, holds): (&Bound<'_, PyAny>, Holds),
+    pool: usize,
+    memory: Range<usize>,
+    size: usize,
+    how: &'static str,
+) {
     quietly(|py| {
-        let Ok(inside) = This::cast(object)?.body.gate.enter() else {
-            return Ok(());
-        };
-        let (first, size) = (inside.as_ptr().addr(), inside.len());
-        drop(inside);
         let holder = Holder {
             object: weak(object)?,
             how,
             stack: None,
+            holds,
         };
+        let first = memory.start;
         let record = Record {
             pool,
             size,
+            memory,
             born: Instant::now(),
             stack: Stack::here(py),
             holders: Mutex::new(Holders {
@@ -202,11 +261,13 @@ pub(crate) fn born(object: &Bound<'_, PyAny>, pool: usize, how: &'static str) {
     });
 }
 
-/// The record of the memory at `first`, if `holder` is known to hold it.
-fn known(first: usize, holder: &Py<PyWeakrefReference>) -> Option<Arc<Record>> {
+/// The record of the memory at `place`, if `holder` is known to hold it.
+fn known(place: usize, holder: &Py<PyWeakrefReference>) -> Option<Arc<Record>> {
     let records = records();
-    let (start, record) = records.range(..=first).next_back()?;
-    let record = (first - start < record.size.max(1)).then(|| Arc::clone(record))?;
+    let (first, record) = records.range(..=place).next_back()?;
+    // No bytes at all are one place, too.
+    let is_in = place == *first || record.memory.contains(&place);
+    let record = is_in.then(|| Arc::clone(record))?;
     drop(records);
     let holds = record.holders().has(holder);
     holds.then_some(record)
@@ -215,16 +276,37 @@ fn known(first: usize, holder: &Py<PyWeakrefReference>) -> Option<Arc<Record>> {
 /// Notes that `this`, which has weak references, was looked at for longer than a moment.
 #[cold]
 pub(crate) fn touched(this: This<'_, '_>, memory: &Memory, how: &'static str) {
-    let first = memory.as_ptr().addr();
+    let place = memory.as_ptr().addr();
+    touched_as((&this.object, fragment_holds), place, how);
+}
+
+/// Notes that a ring holds `this`, which has weak references and memory at `place`, until it is sent.
+#[cold]
+pub(crate) fn sent(this: This<'_, '_>, place: usize) {
+    touched_as((&this.object, fragment_holds), place, "send");
+}
+
+/// Notes that the object was looked at, which may hold the tracked memory at `place`.
+#[cold]
+pub(crate) fn touched_as(
+    (object, holds): (&Bound<'_, PyAny>, Holds),
+    place: usize,
+    how: &'static str,
+) {
     quietly(|py| {
-        let object = weak(&this.object)?;
-        let Some(record) = known(first, &object) else {
+        let object = weak(object)?;
+        let Some(record) = known(place, &object) else {
             return Ok(());
         };
         let stack = Some(Stack::here(py));
         let mut holders = record.holders();
         let before = holders.take(&object);
-        holders.others.push(Holder { object, how, stack });
+        holders.others.push(Holder {
+            object,
+            how,
+            stack,
+            holds,
+        });
         drop(holders);
         drop(before);
         Ok(())
@@ -239,19 +321,52 @@ pub(crate) fn shared(
     child: &Bound<'_, PyAny>,
     how: &'static str,
 ) {
-    let first = memory.as_ptr().addr();
+    let place = memory.as_ptr().addr();
+    shared_as(&this.object, place, (child, fragment_holds), how);
+}
+
+/// Notes that `child`, a `Fragment`, was made of what `parent` holds.
+pub(crate) fn shared_by(parent: &Bound<'_, PyAny>, child: &Bound<'_, PyAny>, how: &'static str) {
+    let Some(place) = This::cast(child)
+        .ok()
+        .and_then(|this| this.body.gate.enter().ok())
+        .map(|inside| inside.as_ptr().addr())
+    else {
+        return;
+    };
+    shared_as(parent, place, (child, fragment_holds), how);
+}
+
+/// Notes that `child` holds what `parent` holds or has held at `place`, if that is tracked; whether
+/// it is.
+#[cold]
+pub(crate) fn shared_as(
+    parent: &Bound<'_, PyAny>,
+    place: usize,
+    (child, holds): (&Bound<'_, PyAny>, Holds),
+    how: &'static str,
+) -> bool {
+    let mut is_known = false;
     quietly(|py| {
-        let Some(record) = known(first, &weak(&this.object)?) else {
+        let Some(record) = known(place, &weak(parent)?) else {
             return Ok(());
         };
-        let holder = Holder {
-            object: weak(child)?,
+        is_known = true;
+        let object = weak(child)?;
+        let stack = Some(Stack::here(py));
+        let mut holders = record.holders();
+        let before = holders.take(&object);
+        holders.others.push(Holder {
+            object,
             how,
-            stack: Some(Stack::here(py)),
-        };
-        record.holders().others.push(holder);
+            stack,
+            holds,
+        });
+        drop(holders);
+        drop(before);
         Ok(())
     });
+    is_known
 }
 
 /// The records that are asked for and not over, oldest first, with their holders. Those that are
