@@ -183,12 +183,32 @@ $(MARKS)/atheris: $(MARKS)/module requirements-fuzz.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements-fuzz.txt
 	@touch $@
 
+# The package in the folder $(1), with the module that was built in $(2).
+define package
+	rm -rf $(1)
+	mkdir -p $(1)
+	cp -r python/pagefrag $(1)/pagefrag
+	rm -f $(1)/pagefrag/_pagefrag*.so
+	cp $(2)/lib_pagefrag.so $(1)/pagefrag/_pagefrag.so
+endef
+
+# For atheris the module has counters of its edges and the sanitizer; both need atheris' library,
+# which is preloaded. Counting needs a choice of passes that RUSTC_BOOTSTRAP opens, as below.
+COUNTED := $(TARGET)/fuzz-python
+COUNTED_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Zsanitizer=address -Zexternal-clangrt --cfg pagefrag_asan
+WITH_FUZZER = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/asan_with_fuzzer.so
+COUNTED_PYTHON = env LD_PRELOAD="$(WITH_FUZZER) $(abspath $(FAULTS_LIBRARY))" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	PYTHONPATH=$(abspath $(COUNTED)/package) $(BIN)/python tests/campaigns/fuzz_python.py
 .PHONY: fuzz-python
 fuzz-python: trace-programs $(MARKS)/atheris ## a state machine, and atheris: the package against its model, capture files, pickles
+	RUSTC_BOOTSTRAP=1 $(QUICK_LINK) CARGO_TARGET_DIR=$(COUNTED) RUSTFLAGS='$(COUNTED_FLAGS)' $(CARGO) build --locked --release --target $(HOST) -p pagefrag-python
+	$(call package,$(COUNTED)/package,$(COUNTED)/$(HOST)/release)
 	$(NOTED) "make fuzz-python (states)" -- $(BIN)/python tests/campaigns/states.py $(FUZZ_SECONDS)
-	$(NOTED) "make fuzz-python (traces)" -- env LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $(GUIDED) "package against model" $(FUZZ_SECONDS) -- $(BIN)/python tests/campaigns/fuzz_python.py traces -max_len=804
-	$(NOTED) "make fuzz-python (captures)" -- $(GUIDED) "capture files" $(FUZZ_SECONDS) -- $(BIN)/python tests/campaigns/fuzz_python.py captures -max_len=804
-	$(NOTED) "make fuzz-python (pickles)" -- $(GUIDED) "states of pickled batches" $(FUZZ_SECONDS) -- $(BIN)/python tests/campaigns/fuzz_python.py pickles -max_len=400
+	$(NOTED) "make fuzz-python (traces)" -- $(GUIDED) "package against model" $(FUZZ_SECONDS) --native -- $(COUNTED_PYTHON) traces -max_len=804
+	$(NOTED) "make fuzz-python (captures)" -- $(GUIDED) "capture files" $(FUZZ_SECONDS) --native -- $(COUNTED_PYTHON) captures -max_len=804
+	$(NOTED) "make fuzz-python (pickles)" -- $(GUIDED) "states of pickled batches" $(FUZZ_SECONDS) --native -- $(COUNTED_PYTHON) pickles -max_len=400
 
 .PHONY: faults
 FAULT_SECONDS ?= 120
@@ -207,7 +227,7 @@ SUITE := $(BIN)/python tests/sanitize/suite.py
 # Random programs are short under a sanitizer: what counts is each road, not each size.
 FEWER := PAGEFRAG_STRESS=0.1 PROPTEST_CASES=32
 .PHONY: sanitize
-sanitize: sanitize-address sanitize-threads ## what nobody may touch is touched by nobody; SANITIZE_SECONDS=20 a story
+sanitize: sanitize-address sanitize-python sanitize-threads ## what nobody may touch is touched by nobody; SANITIZE_SECONDS=20 a story
 
 # Left out is what measures: resident memory and instructions, the sanitizer's own included, and,
 # with many millions of steps, how much is held. So are the test that writes over every byte of a
@@ -220,6 +240,24 @@ sanitize-address: $(MARKS)/venv ## its half with AddressSanitizer: free bytes ar
 	$(NOTED) "make sanitize-address (planted)" -- $(PLANTED) address $(ASAN)/faults
 	$(NOTED) "make sanitize-address (tests)" -- $(SUITE) env $(FEWER) $(ASAN_CARGO) test --locked --target $(HOST) $(TEST_CRATES) $(FEATURES) $(WATCHED) -- --skip scribbling_over_all_user_bytes --skip a_leaked_reservation
 	for story in $(STORIES); do $(NOTED) "make sanitize-address ($$story)" -- $(ASAN)/stress $$story 2_000_000_000 $(SANITIZE_SECONDS); done
+
+# The module with the sanitizer in it, beside the package's Python files. The interpreter is as it
+# is: the sanitizer's own library is preloaded, gcc's, which speaks to LLVM's code as its own does.
+ASAN_MODULE := $(TARGET)/asan-python
+ASAN_LIBRARY = $(realpath $(shell command -v gcc >/dev/null && gcc -print-file-name=libasan.so))
+ASAN_PYTHON = env LD_PRELOAD=$(ASAN_LIBRARY) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	PYTHONMALLOC=malloc PYTHONPATH=$(abspath $(ASAN_MODULE)/package) $(BIN)/python
+ASAN_SUBJECTS := fragment shared cache reservation skb batch ring landed lifecycle numpy arrow pickle traces
+.PHONY: sanitize-python
+sanitize-python: $(MARKS)/module ## its half in Python: a view that outlives its fragment dies
+ifneq ($(ASAN_LIBRARY),)
+	RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(ASAN_MODULE) RUSTFLAGS='-Zsanitizer=address -Zexternal-clangrt --cfg pagefrag_asan' $(CARGO) build --locked --target $(HOST) -p pagefrag-python
+	$(call package,$(ASAN_MODULE)/package,$(ASAN_MODULE)/$(HOST)/debug)
+	$(NOTED) "make sanitize-python (planted)" -- $(PLANTED) address $(ASAN_PYTHON) tests/sanitize/stale.py
+	$(NOTED) "make sanitize-python (tests)" -- $(SUITE) $(ASAN_PYTHON) -m pytest -q -p no:cacheprovider $(ASAN_SUBJECTS:%=tests/python/test_%.py)
+else
+	@echo 'left out: the sanitizer in Python needs the library that comes with gcc (libasan)'
+endif
 
 # A standard library that is not watched itself orders things unseen, and correct programs look
 # wrong. So it is built along, from its source (`rustup component add rust-src`).

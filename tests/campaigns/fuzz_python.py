@@ -1,12 +1,14 @@
-"""Fuzz targets in Python, led by the coverage of Python code (atheris).
+"""Fuzz targets in Python, led by the coverage of Python code and of the module (atheris).
 
     python tests/campaigns/fuzz_python.py TARGET [libFuzzer's flags] [CORPUS...]
 
-``traces``: any bytes are a program, and the package does what the model says. The coverage is the
-model's, which has a branch for each of the allocator's; the library of ``tests/faults`` is to be
-preloaded. ``captures``: any bytes are a file, and ``pagefrag replay`` reads them or says what is
-wrong with them. ``pickles``: any bytes are the state of a pickled batch, which is refused or is one
-whose packets can be looked at; the code that reads it is Rust, which atheris does not see here.
+``traces``: any bytes are a program, and the package does what the model says. The library of
+``tests/faults`` is to be preloaded. ``captures``: any bytes are a file, and ``pagefrag replay``
+reads them or says what is wrong with them. ``pickles``: any bytes are the state of a pickled batch,
+which is refused or is one whose packets can be looked at.
+
+``make fuzz-python`` builds the module with counters of its edges, which atheris sees, and with
+AddressSanitizer, which is told what is free (``rust/core/src/mem/poison.rs``).
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Run a fuzzer that is led by coverage, and say in one line what it came to.
 
-    python tests/campaigns/guided.py NAME SECONDS -- PROGRAM ARGUMENTS... [-- CORPUS...]
+    python tests/campaigns/guided.py NAME SECONDS [--native] -- PROGRAM ARGUMENTS... [-- CORPUS...]
 
 The program is one that libFuzzer is part of: a target of ``tests/fuzz``, or ``fuzz_python.py``. It
 runs for so many seconds, beginning with the files of the CORPUS folders, which stay as they are. A
-finding is shown as it says it, and the line is a failure.
+finding is shown as it says it, and the line is a failure. With ``--native`` so is a run in which
+the fuzzer found no edges of native code to count: the module was built without counters.
 """
 
 from __future__ import annotations
@@ -15,42 +16,54 @@ import sys
 import tempfile
 
 DONE = re.compile(r"^Done (\d+) runs? in (\d+) second", re.MULTILINE)
+LOADED = re.compile(r"^INFO: Loaded \d+ modules? +\((\d+) inline 8-bit counters\)", re.MULTILINE)
 COVERED = re.compile(r"^#\d+\s.* cov: (\d+) ", re.MULTILINE)
 
 
-def told(name: str, status: int, said: str) -> str:
-    """Return the line for a fuzzer that ended with *status* and *said* this."""
+def told(name: str, status: int, said: str, *, native: bool = False) -> tuple[str, bool]:
+    """Return the line for a fuzzer that ended with *status* and *said* this, and if all is well."""
     done = DONE.search(said)
     if status != 0 or done is None:
-        return f"{name}: a finding, or it did not run"
+        return f"{name}: a finding, or it did not run", False
+    counters = sum(map(int, LOADED.findall(said)))
+    if native and not counters:
+        return f"{name}: no edges of native code were counted", False
     edges = int([0, *COVERED.findall(said)][-1])
     led = f"{edges} edges reached" if edges else "not led by coverage"
-    return f"{name}: {done[1]} runs in {done[2]} s, {led}, nothing found"
+    if native:
+        led += f", {counters} counted in native code"
+    return f"{name}: {done[1]} runs in {done[2]} s, {led}, nothing found", True
+
+
+def run(name: str, seconds: str, command: list[str], *, native: bool) -> int:
+    """Run the *command*, behind whose ``--`` is the corpus."""
+    ends = command.index("--") if "--" in command else len(command)
+    program, corpus = command[:ends], command[ends + 1 :]
+    with tempfile.TemporaryDirectory() as found:
+        # The first folder is where the fuzzer puts what it finds: never the corpus.
+        flags = [f"-max_total_time={seconds}", f"-artifact_prefix={found}/", found]
+        done = subprocess.run(
+            [*program, *flags, *corpus],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            text=True,
+            errors="replace",
+        )
+    line, success = told(name, done.returncode, done.stdout, native=native)
+    if not success:
+        print(done.stdout[-20_000:])
+    print(line)
+    return int(not success)
 
 
 def main(words: list[str]) -> int:
     """Run what the *words* say."""
     match words:
-        case [name, seconds, "--", *rest] if rest:
-            ends = rest.index("--") if "--" in rest else len(rest)
-            program, corpus = rest[:ends], rest[ends + 1 :]
-            with tempfile.TemporaryDirectory() as found:
-                # The first folder is where the fuzzer puts what it finds: never the corpus.
-                flags = [f"-max_total_time={seconds}", f"-artifact_prefix={found}/", found]
-                done = subprocess.run(
-                    [*program, *flags, *corpus],
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    check=False,
-                    text=True,
-                    errors="replace",
-                )
-            line = told(name, done.returncode, done.stdout)
-            failed = done.returncode != 0 or DONE.search(done.stdout) is None
-            if failed:
-                print(done.stdout[-20_000:])
-            print(line)
-            return int(failed)
+        case [name, seconds, "--", *command] if command:
+            return run(name, seconds, command, native=False)
+        case [name, seconds, "--native", "--", *command] if command:
+            return run(name, seconds, command, native=True)
     print(__doc__, file=sys.stderr)
     return 2
 

@@ -70,6 +70,21 @@ def test_a_program_without_faults_is_a_failure() -> None:
             False,
         ),
         (
+            "5 passed, 2 skipped in 1.21s",
+            "5 tests passed, 0 failed, 0 reports of the sanitizer",
+            True,
+        ),
+        (
+            "1 failed, 5 passed in 1.21s",
+            "5 tests passed, 1 failed, 0 reports of the sanitizer",
+            False,
+        ),
+        (
+            "==1==ERROR: AddressSanitizer: use-after-poison",
+            "0 tests passed, 0 failed, 1 reports of the sanitizer",
+            False,
+        ),
+        (
             "WARNING: ThreadSanitizer: data race\ntest result: ok. 2 passed; 0 failed;",
             "2 tests passed, 0 failed, 1 reports of the sanitizer",
             False,

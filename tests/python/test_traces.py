@@ -68,11 +68,23 @@ def test_any_bytes_do_what_the_model_says(head: bytes, steps: bytes) -> None:
 
 def test_the_line_of_a_fuzzer_says_what_it_came_to() -> None:
     said = "#12\tNEW    cov: 41 ft: 9\n#90\tDONE   cov: 57 ft: 9\nDone 90 runs in 3 second(s)\n"
-    assert guided.told("files", 0, said) == "files: 90 runs in 3 s, 57 edges reached, nothing found"
-    blind = guided.told("files", 0, said.replace("57", "0").replace("41", "0"))
+    line = "files: 90 runs in 3 s, 57 edges reached, nothing found"
+    assert guided.told("files", 0, said) == (line, True)
+    blind, _ = guided.told("files", 0, said.replace("57", "0").replace("41", "0"))
     assert blind == "files: 90 runs in 3 s, not led by coverage, nothing found"
     for status, text in ((1, said), (0, "no such file")):
-        assert guided.told("files", status, text) == "files: a finding, or it did not run"
+        failure = ("files: a finding, or it did not run", False)
+        assert guided.told("files", status, text) == failure
+
+
+def test_a_fuzzer_that_should_count_native_edges_and_does_not_has_failed() -> None:
+    said = "#90\tDONE   cov: 57 ft: 9\nDone 90 runs in 3 second(s)\n"
+    counts = "INFO: Loaded 1 modules   (1234 inline 8-bit counters): 1234 [0x1, 0x2), \n"
+    failure = ("files: no edges of native code were counted", False)
+    assert guided.told("files", 0, said, native=True) == failure
+    line, success = guided.told("files", 0, counts + said, native=True)
+    assert success
+    assert "57 edges reached, 1234 counted in native code" in line
 
 
 def test_a_fuzzer_leaves_the_corpus_as_it_is(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Run Rust's tests under a sanitizer, and say in one line what came of it.
+"""Run tests, of Rust or of Python, under a sanitizer, and say in one line what came of it.
 
     python tests/sanitize/suite.py COMMAND ARGUMENTS...
 
@@ -13,12 +13,17 @@ import subprocess
 import sys
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed", re.MULTILINE)
+# The last line of pytest, which tells of failures first.
+PYTEST = re.compile(r"^(?:\d+ failed, )?(\d+) passed\b.* in [\d.]+s", re.MULTILINE)
+FAILED = re.compile(r"^(\d+) failed\b.* in [\d.]+s", re.MULTILINE)
 REPORT = re.compile(r"(?:ERROR|WARNING): (?:Address|Leak|Thread)Sanitizer")
 
 
 def told(said: str) -> tuple[str, bool]:
     """Return the line for a command that *said* this, and whether it tells of success."""
     results = [(int(passed), int(failed)) for passed, failed in RESULT.findall(said)]
+    results += [(int(passed), 0) for passed in PYTEST.findall(said)]
+    results += [(0, int(failed)) for failed in FAILED.findall(said)]
     passed, failed = (sum(column) for column in zip(*results, strict=True)) if results else (0, 0)
     reports = len(REPORT.findall(said))
     line = f"{passed} tests passed, {failed} failed, {reports} reports of the sanitizer"

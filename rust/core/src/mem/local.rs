@@ -286,7 +286,7 @@ impl Handle {
     }
 
     fn is_home(&self) -> bool {
-        // Relaxed: only this thread can have written its own token.
+        // Relaxed: see `at_home`.
         self.home_token.load(Ordering::Relaxed) == thread_token()
     }
 }
