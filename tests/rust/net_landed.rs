@@ -106,6 +106,27 @@ fn without_memory_for_copies_packets_stay_and_none_is_lost() {
 }
 
 #[test]
+fn what_is_copied_out_makes_way_for_the_message_behind_it() {
+    let Some(mut bench) = default_bench() else {
+        return;
+    };
+    drop(landed(&mut bench));
+    let mut expected = Vec::new();
+    // All of them land where full super-buffers of 1200-byte packets were expected.
+    for (len, segment, seed) in [(30_000, 1000, 1), (900, 0, 2), (FULL, 1200, 3)] {
+        let mut bytes = vec![0; len];
+        fill(&mut bytes, seed);
+        send_segmented(&bench, &bytes, segment);
+        let size = usize::try_from(segment).unwrap();
+        let packets = bytes.chunks(if size == 0 { len } else { size });
+        expected.extend(packets.map(<[u8]>::to_vec));
+    }
+    let batch = bench.recv(500);
+    let found: Vec<_> = batch.iter().map(|packet| packet.bytes).collect();
+    assert!(found == expected, "{} packets", found.len());
+}
+
+#[test]
 fn at_the_limit_a_packet_that_came_alone_stays_where_it_landed() {
     let Some(mut bench) = bench_with(one_region(32 * 1024), V4, RxOptions::default()) else {
         return;

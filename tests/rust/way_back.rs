@@ -1,6 +1,7 @@
 //! The way back: what was carved last and is freed first is carved again next,
 //! at the same address, and nothing else ever moves the cursor.
 
+use std::sync::mpsc;
 use std::thread;
 
 use pagefrag::{FragMut, Granule, LINE, MIN_PAGE, PageFragCache, PagePool, drop_many};
@@ -76,6 +77,43 @@ fn a_free_elsewhere_does_not_move_the_cursor() {
     let end = start(&there) + there.capacity();
     thread::spawn(move || drop(there)).join().unwrap();
     assert_eq!(start(&cache.alloc(64).unwrap()), end);
+}
+
+/// Where this thread carved last is nothing to look at once it has let go of it.
+#[test]
+fn a_page_that_was_left_is_not_looked_at_again() {
+    let (mut kept, mut gone) = (cache(), cache());
+    let (first, last) = (kept.alloc(100).unwrap(), kept.alloc(100).unwrap());
+    drop(gone.alloc(100).unwrap());
+    gone.drain();
+    assert_eq!(gone.pool().trim(), 1, "its bytes and its head are unmapped");
+    drop((first, last));
+    assert_eq!(kept.stats().live_bytes, 0);
+}
+
+#[test]
+fn a_page_that_another_thread_carves_now_is_not_gone_back_in() {
+    let pool = PagePool::new(MIN_PAGE).unwrap();
+    let mut here = PageFragCache::new(&pool);
+    let held = here.alloc(64).unwrap();
+    here.drain();
+    let (sender, receiver) = mpsc::channel();
+    let (done, end) = mpsc::channel::<()>();
+    let there = thread::spawn(move || {
+        let mut cache = PageFragCache::new(&pool);
+        let adopted = cache.alloc(128).unwrap();
+        assert_eq!(adopted.page(), held.page(), "the orphan");
+        sender.send((adopted, held)).unwrap();
+        end.recv().unwrap();
+        // What came home from elsewhere is found by a sweep, and not carved before.
+        cache.alloc(64).unwrap().offset()
+    });
+    let (adopted, held) = receiver.recv().unwrap();
+    let offset = adopted.offset();
+    drop(adopted);
+    done.send(()).unwrap();
+    assert_eq!(there.join().unwrap(), offset + 128);
+    drop(held);
 }
 
 #[test]

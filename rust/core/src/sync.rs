@@ -168,7 +168,9 @@ pub(crate) fn forked() {}
 /// A number that no other living thread has, and no thread of a process that
 /// this one was forked from: the address the thread pointer holds, and the
 /// generation. Two instructions. It may come again after the thread has ended,
-/// so whoever is named by it gives everything up before the thread ends.
+/// so whoever is named by it gives everything up before the thread ends. A cache
+/// that is leaked does not: whoever has the number next is then the one thread
+/// that its pages name, which is all that they ask for.
 #[cfg(not(loom))]
 #[inline]
 pub(crate) fn thread_token() -> usize {

@@ -14,7 +14,8 @@ use crate::sync::thread_local;
 
 // 1. Null, or the page of one of this thread's places: only such pages arrive, and one
 //    that its cache stops carving is taken off (`leave`) before anything else happens to
-//    it. So it is owned, and its head is mapped.
+//    it. So it is owned, and its head is mapped. (A cache that was leaked by a thread
+//    with the same token, long ended, stops never: its page stays as it is for ever.)
 #[cfg(not(loom))]
 thread_local!(static HERE: Cell<*const PageHead> = const { Cell::new(ptr::null()) });
 #[cfg(loom)]

@@ -286,7 +286,7 @@ impl Handle {
     }
 
     fn is_home(&self) -> bool {
-        // Relaxed: see `at_home`.
+        // Relaxed: only this thread can have written its own token.
         self.home_token.load(Ordering::Relaxed) == thread_token()
     }
 }

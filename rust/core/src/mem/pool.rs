@@ -11,7 +11,7 @@ use crate::mem::page::{NOBODY, ORPHAN, Role};
 use crate::mem::raw::RawFrag;
 use crate::mem::region::RegionWatch;
 use crate::stats::{AuditError, PoolStats};
-use crate::sync::forked;
+use crate::sync::{Ordering, forked};
 
 /// Whether regions ask the OS for huge pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -284,7 +284,7 @@ impl PagePool {
             pages_obtained: depot.regions_mapped.get() * per_region,
             pages_returned: depot.regions_unmapped.get() * per_region,
             // Relaxed: a high-water mark only.
-            regions_peak: depot.regions_peak.load(crate::sync::Ordering::Relaxed) as u64,
+            regions_peak: depot.regions_peak.load(Ordering::Relaxed) as u64,
             huge_failed: depot.huge_failed.get(),
             exhausted: depot.exhausted.get(),
             out_of_memory: depot.out_of_memory.get(),
