@@ -61,6 +61,9 @@ pub(crate) struct PageHead {
     pub(crate) claimed: OwnerI64,
     /// The count at which an orphan is dead: the owner's last word about it.
     pub(crate) target: OwnerI64,
+    /// `until` plus the lines that the owner's map has as free: a free on the owner's
+    /// thread counts the one down and so the other up, with one store.
+    pub(crate) known: OwnerI32,
 }
 
 impl PageHead {
@@ -80,6 +83,7 @@ impl PageHead {
             balance: OwnerI64::new(0),
             claimed: OwnerI64::new(0),
             target: OwnerI64::new(0),
+            known: OwnerI32::new(0),
         }
     }
 

@@ -2,6 +2,12 @@
 
 use crate::geometry::{FULL, WORD_LINES};
 
+/// Does one word tell of all of lines `[first, first + count)`?
+#[inline]
+pub(crate) fn fit_a_word(first: usize, count: usize) -> bool {
+    first % WORD_LINES + count <= WORD_LINES
+}
+
 /// The part of lines `[first, first + count)` that lies in the word of `first`:
 /// that word's number, the mask in it, and how many lines lie beyond.
 #[inline]
@@ -64,11 +70,18 @@ pub(crate) fn longest_run(words: impl Iterator<Item = u64>) -> usize {
             open += WORD_LINES;
             continue;
         }
-        longest = longest.max(open + word.trailing_ones() as usize);
-        if word.count_ones() as usize > longest {
-            longest = longest.max(run_inside(word));
+        if word == 0 {
+            longest = longest.max(open);
+            open = 0;
+            continue;
         }
+        longest = longest.max(open + word.trailing_ones() as usize);
         open = (word << (64 - WORD_LINES)).leading_ones() as usize;
+        // What is set neither from the first line on nor up to the last.
+        let inside = word & word.wrapping_add(1) & (FULL >> open);
+        if inside != 0 && inside.count_ones() as usize > longest {
+            longest = longest.max(run_inside(inside));
+        }
     }
     longest.max(open)
 }

@@ -105,7 +105,7 @@ const DEAD: u32 = 1 << 31;
 
 /// The countdown of a page that is being carved from its start, nothing of it
 /// alive before: what is missing from here came home on the owner's thread.
-const WHOLE: i32 = i32::MAX;
+const WHOLE: i32 = 1 << 30;
 
 /// A countdown that does not run out and says nothing.
 pub(crate) const NEVER: i32 = WHOLE - (1 << 24);

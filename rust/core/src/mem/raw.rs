@@ -32,6 +32,7 @@ use std::ptr::NonNull;
 
 use crate::geometry::{LINE, LINE_SHIFT, MAX_PAGE, align_up, lines_for};
 use crate::mem::header::line_of;
+use crate::mem::lines;
 use crate::mem::page::{LastFree, Page};
 use crate::mem::poison;
 use crate::mem::shelf;
@@ -514,12 +515,32 @@ impl RawFrag {
         // SAFETY: as in `home`; the fragment is alive until the page hears of its end.
         let page = unsafe { Page::containing(start) };
         let (first, count) = (line_of(start), lines_for(len));
+        // The less usual ways out are calls at the end: what they need to keep costs the
+        // usual one nothing.
         if !page.is_mine() {
-            Self::deliver(page.free_elsewhere(first, count));
+            Self::free_elsewhere(page, first, count);
         } else if page.retreat_over(start, len) {
             // The cache that carves this page is the one at work now.
             here::come_back(page);
-        } else if page.free_here(first, count) {
+        } else if lines::fit_a_word(first, count) {
+            if page.free_here(first, count) {
+                Self::wake(page);
+            }
+        } else {
+            Self::free_wide(page, first, count);
+        }
+    }
+
+    /// Frees lines of somebody else's page.
+    #[inline(never)]
+    fn free_elsewhere(page: Page, first: usize, count: usize) {
+        Self::deliver(page.free_elsewhere(first, count));
+    }
+
+    /// Frees lines of one of the calling thread's pages that several words tell of.
+    #[inline(never)]
+    fn free_wide(page: Page, first: usize, count: usize) {
+        if page.free_here(first, count) {
             Self::wake(page);
         }
     }

@@ -160,12 +160,12 @@ impl Shelf {
         if page.is_bytes() || free < part {
             page.set_role(Role::Retired);
             self.enlist(page, RETIRED);
-            page.head().until.set(countdown(part.saturating_sub(free)));
+            page.ask_after(countdown(part.saturating_sub(free)));
         } else {
             page.set_role(Role::Ready);
             self.enlist(page, 1 + class_of(page.longest_hole()));
             // By then its longest hole may be much longer, or the page dead.
-            page.head().until.set(countdown((all / 4).min(all - free)));
+            page.ask_after(countdown((all / 4).min(all - free)));
         }
         None
     }
@@ -196,7 +196,7 @@ impl Shelf {
             return Some(page.close());
         }
         page.set_role(Role::Spare);
-        page.head().until.set(NEVER);
+        page.ask_after(NEVER);
         self.spare.push(page);
         None
     }
@@ -327,7 +327,7 @@ pub(crate) fn wake(page: Page) -> Option<FreePage> {
     // SAFETY: the page is the calling thread's, so is its cache, whose shelf
     // this is; shelves live as long as the pool, and the page keeps that.
     let shelf = unsafe { &*page.head().shelf.get().cast::<Shelf>() };
-    page.head().until.set(NEVER);
+    page.ask_after(NEVER);
     if !matches!(page.role(), Role::Retired | Role::Ready) {
         // Being carved, or with nothing left to wait for.
         return None;

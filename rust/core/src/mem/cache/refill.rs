@@ -227,7 +227,7 @@ impl PageFragCache {
         self.start(page);
         self.shelf().offset.set((first + count) as u64);
         // Live fragments from before do not sum up: no `is_all_back`.
-        page.head().until.set(NEVER);
+        page.ask_after(NEVER);
         page.take_lines(page.first_line() + first, count);
         // SAFETY: the hole lies in the page.
         let start = unsafe { page.base().add(first << LINE_SHIFT) };

@@ -11,6 +11,11 @@ use crate::geometry::{FULL, MAX_PAGE, MIN_PAGE, WORD_LINES, align_up};
 use crate::mem::lines;
 use crate::sync::{Ordering, OwnerU64, thread_token};
 
+/// Units of a page, of which there are at most 2^20, as they are counted down.
+fn units_i32(units: usize) -> i32 {
+    i32::try_from(units).unwrap_or(NEVER)
+}
+
 /// Map words of the largest page.
 const PAGE_WORDS: usize = MAX_PAGE / MIN_PAGE;
 
@@ -25,6 +30,7 @@ impl Page {
         head.claimed.set(0);
         head.balance.set(0);
         head.until.set(NEVER);
+        head.known.set(NEVER);
         #[allow(clippy::cast_possible_truncation)] // below MAX_PAGES
         let number = (page.index() as u32) << INDEX_SHIFT;
         let kind = if bytes { BYTES } else { 0 };
@@ -33,6 +39,9 @@ impl Page {
         head.tally.store(OWNED, Ordering::Relaxed);
         for word in page.words() {
             page.header().local[word].set(if bytes { 0 } else { FULL });
+        }
+        if !bytes {
+            page.count_free(page.lines());
         }
         head.owner.store(thread_token(), Ordering::Relaxed);
         page
@@ -45,23 +54,41 @@ impl Page {
             debug_assert_eq!(local.get() & mask, mask, "carving live lines");
             local.set(local.get() & !mask);
         });
+        let known = &self.head().known;
+        known.set(known.get() - units_i32(count));
     }
 
     /// Puts lines that were taken and not used back into the map.
     pub(crate) fn put_lines(self, first: usize, count: usize) {
         if count != 0 {
             self.mark(first, count);
+            self.count_free(count);
         }
+    }
+
+    /// So many more lines of the owner's map are free now, not by a free on its thread.
+    fn count_free(self, lines: usize) {
+        let known = &self.head().known;
+        known.set(known.get() + units_i32(lines));
+    }
+
+    /// The owner wants to look at the page again when its thread has freed so many units.
+    pub(crate) fn ask_after(self, units: i32) {
+        let head = self.head();
+        head.known
+            .set(head.known.get() - head.until.get() + units);
+        head.until.set(units);
     }
 
     /// Collects what other threads freed.
     pub(crate) fn sweep(self) {
-        for word in self.words() {
+        let words = self.words();
+        for (at, remote) in self.header().remote[words.clone()].iter().enumerate() {
             // Relaxed: what is missed now is found at the next sweep.
-            if self.header().remote[word].load(Ordering::Relaxed) != 0 {
+            if remote.load(Ordering::Relaxed) != 0 {
                 // Acquire, partner `post`: the bytes are ours to hand out.
-                let freed = self.header().remote[word].swap(0, Ordering::Acquire);
-                self.collect(word, freed);
+                let freed = remote.swap(0, Ordering::Acquire);
+                self.collect(words.start + at, freed);
             }
         }
         self.claim();
@@ -79,6 +106,7 @@ impl Page {
     /// Takes all lines of a dead page out of the map, to carve them.
     pub(crate) fn take_all(self) {
         self.head().until.set(WHOLE);
+        self.head().known.set(WHOLE);
         for local in &self.header().local[self.words()] {
             local.set(0);
         }
@@ -90,13 +118,14 @@ impl Page {
         let local = &header.local[word];
         debug_assert_eq!(local.get() & freed, 0, "freed twice");
         local.set(local.get() | freed);
+        self.count_free(freed.count_ones() as usize);
         if freed >> (WORD_LINES - 1) & 1 == 1 {
             // Relaxed: acquired with the word whose last line this is.
             let beyond = header.spill[word].load(Ordering::Relaxed);
             if beyond != 0 {
                 // Relaxed: the next to use it is a fragment we carve later.
                 header.spill[word].store(0, Ordering::Relaxed);
-                self.mark((word + 1) * WORD_LINES, usize::from(beyond));
+                self.put_lines((word + 1) * WORD_LINES, usize::from(beyond));
             }
         }
     }
@@ -137,7 +166,7 @@ impl Page {
             let note = &self.header().notes[first + line];
             // Relaxed, both: landed, so it is ours; the next to use the slot is
             // a fragment we carve later.
-            self.mark(
+            self.put_lines(
                 first + line,
                 (note.load(Ordering::Relaxed) & !DEAD) as usize,
             );
@@ -159,9 +188,16 @@ impl Page {
 
     /// Lines that the owner's map has as free.
     pub(crate) fn free_lines(self) -> usize {
-        self.words()
-            .map(|word| self.header().local[word].get().count_ones() as usize)
-            .sum()
+        let free = usize::try_from(self.head().known.get() - self.head().until.get());
+        let free = free.unwrap_or(0);
+        debug_assert_eq!(free, self.free_bits(), "lines were miscounted");
+        free
+    }
+
+    /// The same, counted one by one.
+    fn free_bits(self) -> usize {
+        let map = &self.header().local[self.words()];
+        map.iter().map(|word| word.get().count_ones() as usize).sum()
     }
 
     /// The first run of free lines at or after line `from` (of the page) that
@@ -256,9 +292,7 @@ impl Page {
 
     /// Is every line known to be free?
     pub(crate) fn is_whole(self) -> bool {
-        self.header().local[self.words()]
-            .iter()
-            .all(|local| local.get() == FULL)
+        self.free_lines() == self.lines()
     }
 
     /// Units known to be free without another sweep. Of a byte page only
@@ -367,7 +401,7 @@ impl Page {
         }
         self.reopen();
         head.shelf.set(shelf);
-        head.until.set(NEVER);
+        self.ask_after(NEVER);
         self.set_role(Role::Current);
         // Relaxed: a hint for others, our own word for ourselves.
         head.owner.store(thread_token(), Ordering::Relaxed);

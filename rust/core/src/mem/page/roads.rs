@@ -52,30 +52,14 @@ impl Page {
     /// No locked instruction. True when the owner asked to be told by now.
     #[inline]
     pub(crate) fn free_here(&self, first: usize, count: usize) -> bool {
-        let bit = first % WORD_LINES;
-        if bit + count > WORD_LINES {
-            return self.free_wide(first, count);
-        }
-        self.mark_word(first / WORD_LINES, (FULL >> (WORD_LINES - count)) << bit);
-        self.count_down(count)
-    }
-
-    /// `free_here` of lines in more than one word. Out of line, so that the
-    /// common case needs no stack.
-    #[inline(never)]
-    fn free_wide(self, first: usize, count: usize) -> bool {
         self.mark(first, count);
-        self.count_down(count)
-    }
-
-    #[inline]
-    fn count_down(&self, count: usize) -> bool {
         let left = self.head().until.get() - i32::try_from(count).unwrap_or(NEVER);
         self.head().until.set(left);
         left <= 0
     }
 
     /// Sets lines in the owner's map.
+    #[inline]
     pub(super) fn mark(&self, first: usize, count: usize) {
         let (word, mask, beyond) = lines::head_mask(first, count);
         self.mark_word(word, mask);
