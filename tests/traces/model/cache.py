@@ -145,7 +145,7 @@ class Cache:
     def _carve_on(self, page: Page, need: int, step: int) -> bool:
         """Go on in the page being carved, if that will do."""
         # A small request rather fills a hole elsewhere than starts a page that is whole.
-        rather_hole = self._is_small(need) and self.shelf.has_ready(need)
+        rather_hole = self._is_small(need) and self.shelf.has_ready(need) and self._is_wasteful()
         if not rather_hole and page.back is not None:
             all_back = page.back + page.uncarved() // LINE == len(page.lines)
             if all_back:
@@ -237,12 +237,17 @@ class Cache:
     def _search_shelf(self, need: int, step: int) -> bool:
         """Carve the shortest hole that fits of the best of the ready pages."""
         page = self.shelf.take_nest(need, step) if self._is_small(need) else None
-        page = page or self.shelf.take_ready(need, step)
+        if page is None and self._is_wasteful():
+            page = self.shelf.take_ready(need, step)
         if page is None:
             return False
         page.sweep()
         shortest = min(page.holes_for(need, step), key=lambda hole: hole[1])
         return self._open(shortest, page, need, step)
+
+    def _is_wasteful(self) -> bool:
+        """Is so much free in the lists that looking for holes is worth it?"""
+        return self.shelf.is_wasteful(self.pool.page_size // LINE)
 
     def _search_round(self, need: int, step: int) -> bool:
         """Carve what some steps of the round bring to light."""

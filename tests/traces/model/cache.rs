@@ -235,7 +235,7 @@ impl Carver<'_> {
     fn carve_on(&mut self, page: Name, need: usize, step: usize) -> bool {
         // A small request rather fills a hole elsewhere than starts a page that
         // is whole.
-        let rather_hole = self.is_small(need) && self.shelf().has_ready(need);
+        let rather_hole = self.is_small(need) && self.shelf().has_ready(need) && self.is_wasteful();
         let here = &self.pool[page];
         let all_back = here
             .back
@@ -373,8 +373,16 @@ impl Carver<'_> {
         fits.then_some(nest)
     }
 
+    /// Is so much free in the lists that looking for holes is worth it?
+    fn is_wasteful(&self) -> bool {
+        self.pool.shelves[self.at].is_wasteful(self.pool.config.page / LINE)
+    }
+
     /// The page whose longest hole is about the shortest that will do.
     fn find_ready(&mut self, need: usize, step: usize) -> Option<Name> {
+        if !self.is_wasteful() {
+            return None;
+        }
         let pool = &*self.pool;
         let mut ready = pool.shelves[self.at].lists[1 + class_of(need)..].iter();
         ready.find_map(|row| {

@@ -18,6 +18,7 @@ HOLE = re.compile(rb"\.+")
 
 SPARES = 8  # dead pages that a shelf keeps
 WORTH = 8  # a page is ready when this part of it is free
+SLACK = 8  # holes are filled when more than this part of what is held is free in the lists
 LOOKS = 4  # ready pages of one class that a refill looks at
 
 
@@ -58,6 +59,8 @@ class Page:
     #: Lines that may come home here before the shelf looks at the page again.
     countdown: int | None = None
     list: int = 0  # of the shelf's lists, the one it waits in
+    #: Lines that were free when it came there; none of a page packed to the byte.
+    listed: int = 0
     contents: bytearray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -194,6 +197,8 @@ class Shelf:
         self.debt, self.pace = 0, 1
         #: Retired pages, then ready ones by the class of their longest hole; newest first.
         self.lists: list[list[Page]] = [[] for _ in range(2 + class_of(REGION // 2 // LINE))]
+        #: Lines that were free in their pages when each came there.
+        self.waste = 0
         self.spare: list[Page] = []
         self.round_in = 0
         self.round_at: Page | None = None
@@ -224,6 +229,8 @@ class Shelf:
             page.list = 1 + class_of(max(count for _, count in page.holes()))
             page.countdown = max(min(lines // 4, lines - free), 1)
         self.lists[page.list].insert(0, page)
+        page.listed = 0 if page.bytewise else free
+        self.waste += page.listed
         return None
 
     def _put_spare(self, page: Page) -> Page | None:
@@ -248,6 +255,7 @@ class Shelf:
         if self.round_at is page:
             self.round_at = self._behind(page)
         row.remove(page)
+        self.waste -= page.listed
         return page
 
     def _behind(self, page: Page) -> Page | None:
@@ -262,6 +270,12 @@ class Shelf:
     def has_ready(self, need: int) -> bool:
         """Is there a page that is likely to have *need* lines in a row?"""
         return any(self.lists[1 + class_of(need) :])
+
+    def is_wasteful(self, page_lines: int) -> bool:
+        """Is more than an eighth of what is held free in the lists, as far as was seen?"""
+        count = self.counters
+        held = count["taken"] + count["adopted"] - count["given"] - count["orphaned"]
+        return self.waste * SLACK > held * page_lines
 
     def take_ready(self, need: int, step: int) -> Page | None:
         """Take the page whose longest hole is about the shortest that will do."""

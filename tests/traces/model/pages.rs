@@ -10,6 +10,8 @@ pub(super) const REGION: usize = 2 << 20;
 pub(super) const SPARES: usize = 8;
 /// A page is ready when this part of it is free.
 pub(super) const WORTH: usize = 8;
+/// Holes are filled when more than this part of what is held is free in the lists.
+const SLACK: u64 = 8;
 
 /// Lines that `size` bytes take.
 pub(super) fn lines_for(size: usize) -> usize {
@@ -67,6 +69,8 @@ pub(super) struct Page {
     pub(super) countdown: Option<usize>,
     /// Of the shelf's lists, the one it waits in.
     pub(super) list: usize,
+    /// Lines that were free when it came there; none of a page packed to the byte.
+    pub(super) listed: u64,
     pub(super) contents: Vec<u8>,
 }
 
@@ -82,6 +86,7 @@ impl Page {
             back: None,
             countdown: None,
             list: 0,
+            listed: 0,
             contents: vec![0; size],
         }
     }
@@ -265,6 +270,8 @@ pub(super) struct Shelf {
     pub(super) lists: Vec<Vec<Name>>,
     /// A bit for each list with a page in it.
     pub(super) busy: u64,
+    /// Lines that were free in the pages of the lists when each came there.
+    pub(super) waste: u64,
     pub(super) spare: Vec<Name>,
     pub(super) round_in: usize,
     pub(super) round_at: Option<Name>,
@@ -283,6 +290,7 @@ impl Shelf {
             pace: 1,
             busy: 0,
             lists: vec![Vec::new(); 2 + class_of(REGION / 2 / LINE)],
+            waste: 0,
             spare: Vec::new(),
             round_in: 0,
             round_at: None,
@@ -300,6 +308,15 @@ impl Shelf {
 
     pub(super) fn has_ready(&self, need: usize) -> bool {
         self.busy >> (1 + class_of(need)) != 0
+    }
+
+    /// Is more than an eighth of what is held free in the lists, as far as was seen?
+    pub(super) fn is_wasteful(&self, page_lines: usize) -> bool {
+        let count = |what: Count| self.counts[what as usize];
+        let held = count(Count::Taken) + count(Count::Adopted)
+            - count(Count::Given)
+            - count(Count::Orphaned);
+        self.waste * SLACK > held * page_lines as u64
     }
 
     pub(super) fn forget_nest(&mut self, page: Name) {

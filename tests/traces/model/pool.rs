@@ -360,9 +360,12 @@ impl Pool {
             countdown = (lines / 4).min(lines - free);
         }
         page.countdown = Some(countdown.max(1));
-        let list = page.list;
-        self.shelves[shelf].busy |= 1 << list;
-        self.shelves[shelf].lists[list].insert(0, name);
+        page.listed = if page.bytewise { 0 } else { free as u64 };
+        let (list, listed) = (page.list, page.listed);
+        let row = &mut self.shelves[shelf];
+        row.busy |= 1 << list;
+        row.lists[list].insert(0, name);
+        row.waste += listed;
     }
 
     fn put_spare(&mut self, shelf: usize, name: Name) {
@@ -385,7 +388,7 @@ impl Pool {
 
     /// Takes a page out of its list; the round does not stop at it.
     pub(super) fn take_out(&mut self, shelf: usize, name: Name) {
-        let list = self[name].list;
+        let (list, listed) = (self[name].list, self[name].listed);
         let behind = self.behind(shelf, name);
         let row = &mut self.shelves[shelf];
         if row.round_at == Some(name) {
@@ -395,6 +398,7 @@ impl Pool {
         if row.lists[list].is_empty() {
             row.busy &= !(1 << list);
         }
+        row.waste -= listed;
     }
 
     fn behind(&self, shelf: usize, name: Name) -> Option<Name> {

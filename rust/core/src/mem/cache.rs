@@ -440,10 +440,7 @@ impl PageFragCache {
     /// Bytes of the pages the cache owns: [`stats`](Self::stats) tells them too,
     /// and looks at every page. Four loads.
     pub fn held_bytes(&self) -> u64 {
-        let counters = &self.shelf().counters;
-        let came = counters.pages_taken.get() + counters.adopted.get();
-        let went = counters.pages_given.get() + counters.orphaned.get();
-        (came - went) * self.pool.page_size() as u64
+        self.shelf().held_pages() * self.pool.page_size() as u64
     }
 
     /// The cache at this moment. Reads the map of every page it owns.
@@ -466,8 +463,9 @@ impl PageFragCache {
             alive += page.alive_bytes();
         }
         stats.held_bytes = stats.pages * self.pool.page_size() as u64;
-        debug_assert!(
-            cfg!(pagefrag_uncounted) || stats.held_bytes == self.held_bytes(),
+        debug_assert_eq!(
+            stats.held_bytes,
+            self.held_bytes(),
             "a page was not counted"
         );
         stats.live_bytes = alive as u64;

@@ -64,6 +64,8 @@ pub(crate) struct PageHead {
     /// `until` plus the lines that the owner's map has as free: a free on the owner's
     /// thread counts the one down and so the other up, with one store.
     pub(crate) known: OwnerI32,
+    /// Units that were free when the page came into the list that it is in.
+    pub(crate) listed: OwnerU32,
 }
 
 impl PageHead {
@@ -84,6 +86,7 @@ impl PageHead {
             claimed: OwnerI64::new(0),
             target: OwnerI64::new(0),
             known: OwnerI32::new(0),
+            listed: OwnerU32::new(0),
         }
     }
 

@@ -37,6 +37,13 @@ const SPARES: u64 = 8;
 /// quarter fewer instructions.
 const WORTH: usize = 8;
 
+/// Holes are filled when more than this part of what is held is free in the lists: an
+/// eighth. Until then a dead page or a new one is carved, which costs a tenth of the
+/// search. So packets that leave in the order they came find whole pages, while what lives
+/// long pays for its holes as before: 2 KiB buffers among packets hold 1.22 times what is
+/// alive instead of 1.09, 64 bytes 2.3 instead of 2.0. With a quarter, 1.5 and 2.2.
+const SLACK: u64 = 8;
+
 /// The list of retired pages; each other has the ready pages of one class.
 const RETIRED: usize = 0;
 const LISTS: usize = 2 + class_of(MAX_PAGE / LINE);
@@ -72,6 +79,8 @@ pub(crate) struct Shelf {
     lists: [List; LISTS],
     /// A bit per list that has a page.
     filled: OwnerU64,
+    /// Units that were free in the pages of the lists when each came there.
+    waste: OwnerU64,
     /// The list that the round is in, and the next page of it.
     round_in: OwnerU64,
     round_at: OwnerPtr<PageHead>,
@@ -106,12 +115,17 @@ impl Counters {
     }
 }
 
-/// Adds to a counter of one's own. `make bench-instructions` builds once
+/// Counts what only statistics tell. `make bench-instructions` builds once
 /// without, to tell what counting costs (R12).
 pub(crate) fn bump(counter: &OwnerU64) {
     if cfg!(not(pagefrag_uncounted)) {
-        counter.set(counter.get() + 1);
+        count(counter);
     }
+}
+
+/// Counts what the cache goes by: the pages that came and went.
+pub(crate) fn count(counter: &OwnerU64) {
+    counter.set(counter.get() + 1);
 }
 
 impl Shelf {
@@ -125,6 +139,7 @@ impl Shelf {
             pace: OwnerU64::new(1),
             lists: std::array::from_fn(|_| List::new()),
             filled: zero(),
+            waste: zero(),
             round_in: zero(),
             round_at: OwnerPtr::null(),
             spare: List::new(),
@@ -159,19 +174,22 @@ impl Shelf {
         let part = (all / WORTH).max(1);
         if page.is_bytes() || free < part {
             page.set_role(Role::Retired);
-            self.enlist(page, RETIRED);
+            self.enlist(page, RETIRED, free);
             page.ask_after(countdown(part.saturating_sub(free)));
         } else {
             page.set_role(Role::Ready);
-            self.enlist(page, 1 + class_of(page.longest_hole()));
+            self.enlist(page, 1 + class_of(page.longest_hole()), free);
             // By then its longest hole may be much longer, or the page dead.
             page.ask_after(countdown((all / 4).min(all - free)));
         }
         None
     }
 
-    fn enlist(&self, page: Page, list: usize) {
+    fn enlist(&self, page: Page, list: usize, free: usize) {
         page.set_list(list);
+        #[allow(clippy::cast_possible_truncation)] // a page has at most 2^20 units
+        page.head().listed.set(free as u32);
+        self.waste.set(self.waste.get() + free as u64);
         self.lists[list].push(page);
         self.filled.set(self.filled.get() | 1 << list);
     }
@@ -182,6 +200,8 @@ impl Shelf {
             self.round_at.set(page.head().next.get());
         }
         let list = page.list();
+        let free = u64::from(page.head().listed.get());
+        self.waste.set(self.waste.get() - free);
         self.lists[list].remove(page);
         if self.lists[list].len() == 0 {
             self.filled.set(self.filled.get() & !(1 << list));
@@ -192,7 +212,7 @@ impl Shelf {
     fn put_spare(&self, page: Page) -> Option<FreePage> {
         self.unnest(page);
         if self.spare.len() >= SPARES {
-            bump(&self.counters.pages_given);
+            count(&self.counters.pages_given);
             return Some(page.close());
         }
         page.set_role(Role::Spare);
@@ -253,6 +273,19 @@ impl Shelf {
         }
         self.take(page);
         Some(page)
+    }
+
+    /// Is so much free in the lists that looking for holes is worth it?
+    pub(crate) fn is_wasteful(&self, page_lines: usize) -> bool {
+        self.waste.get() * SLACK > self.held_pages() * page_lines as u64
+    }
+
+    /// Pages that the cache owns. Four loads.
+    pub(crate) fn held_pages(&self) -> u64 {
+        let counters = &self.counters;
+        let came = counters.pages_taken.get() + counters.adopted.get();
+        let went = counters.pages_given.get() + counters.orphaned.get();
+        came - went
     }
 
     /// Is there a ready page that is likely to have `need` lines in a row?

@@ -11,6 +11,9 @@
 //! owner uses up no hole, be it idle or on the way back each time, and does not
 //! trim: until then what is held is what was held before.
 //!
+//! *Slack.* Holes are looked for when an eighth of what is held is known to be free in
+//! them (`shelf.rs`); before that a page without fragments does, or a new one.
+//!
 //! *Fitting.* A page is offered again when an eighth of it is free, and its
 //! longest hole decides for whom. Small requests and large ones open different
 //! holes, so that what is small and lives long gathers in few pages.
@@ -27,7 +30,7 @@ use crate::mem::depot;
 use crate::mem::header::line_of;
 use crate::mem::page::{NEVER, Page, Released, Role};
 use crate::mem::poison;
-use crate::mem::shelf::bump;
+use crate::mem::shelf::{bump, count};
 
 use std::ptr::{NonNull, null_mut};
 
@@ -76,7 +79,9 @@ impl PageFragCache {
         let step = lines_for(align);
         let mut left = None;
         if let Some(page) = self.place.page() {
-            let small = is_small(need, page.lines()) && shelf.has_ready(need);
+            let small = is_small(need, page.lines())
+                && shelf.has_ready(need)
+                && shelf.is_wasteful(page.lines());
             if !small && page.is_all_back(page.uncarved_bytes() >> LINE_SHIFT) {
                 bump(&shelf.counters.reuses);
                 self.carve_whole(page, need);
@@ -308,12 +313,17 @@ impl PageFragCache {
         self.go_round(self.shelf().waiting().count() as u64 * 2);
     }
 
-    /// Carves the best of the ready pages, if one has a hole that fits.
+    /// Carves the best of the ready pages, if one has a hole that fits and looking is worth
+    /// it.
     fn search_shelf(&self, need: usize, step: usize) -> bool {
         let shelf = self.shelf();
-        let small = is_small(need, 1 << self.pool().page_lines_shift());
+        let lines = 1 << self.pool().page_lines_shift();
+        let small = is_small(need, lines);
         let nest = small.then(|| shelf.take_nest(need, step)).flatten();
-        let page = nest.or_else(|| shelf.take_ready(need, step, LOOKS));
+        let page = nest.or_else(|| {
+            let ready = shelf.is_wasteful(lines);
+            ready.then(|| shelf.take_ready(need, step, LOOKS)).flatten()
+        });
         page.is_some_and(|page| {
             page.sweep();
             self.carve_shortest(page, need, step)
@@ -365,7 +375,7 @@ impl PageFragCache {
     fn adopt_one(&self, need: usize, step: usize) -> bool {
         while let Some(page) = self.pool().depot().claim_orphan() {
             if page.adopt(self.shelf_ptr()) {
-                bump(&self.shelf().counters.adopted);
+                count(&self.shelf().counters.adopted);
                 return self.try_page(page, need, step);
             }
             // Dead; its last free is on the way and will deliver it. Until
@@ -391,7 +401,7 @@ impl PageFragCache {
     /// A page from the pool, owned and without a byte carved.
     pub(super) fn take_page(&self) -> Result<Page, Error> {
         let free = self.pool().depot().take()?;
-        bump(&self.shelf().counters.pages_taken);
+        count(&self.shelf().counters.pages_taken);
         if self.pool().init().on_free && free.was_bytes() {
             // Byte pages are wiped when they are started, not when they die.
             free.wipe();
@@ -414,7 +424,7 @@ impl PageFragCache {
             self.go_all_round();
         }
         while let Some(page) = shelf.take_spare() {
-            bump(&shelf.counters.pages_given);
+            count(&shelf.counters.pages_given);
             depot::give(page.close());
         }
         while let Some(page) = shelf.any_waiting().filter(|_| !keep_alive) {
@@ -428,18 +438,18 @@ impl PageFragCache {
         let shelf = self.shelf();
         shelf.unnest(page);
         if page.sweep_is_dead() {
-            bump(&shelf.counters.pages_given);
+            count(&shelf.counters.pages_given);
             depot::give(page.close());
         } else if keep_alive {
             self.put_away(page);
         } else {
             match page.orphan() {
                 Released::Dead(free) => {
-                    bump(&shelf.counters.pages_given);
+                    count(&shelf.counters.pages_given);
                     depot::give(free);
                 }
                 Released::Orphan(page) => {
-                    bump(&shelf.counters.orphaned);
+                    count(&shelf.counters.orphaned);
                     depot::publish(page, !page.is_bytes());
                 }
             }

@@ -75,8 +75,7 @@ impl Page {
     /// The owner wants to look at the page again when its thread has freed so many units.
     pub(crate) fn ask_after(self, units: i32) {
         let head = self.head();
-        head.known
-            .set(head.known.get() - head.until.get() + units);
+        head.known.set(head.known.get() - head.until.get() + units);
         head.until.set(units);
     }
 
@@ -197,7 +196,9 @@ impl Page {
     /// The same, counted one by one.
     fn free_bits(self) -> usize {
         let map = &self.header().local[self.words()];
-        map.iter().map(|word| word.get().count_ones() as usize).sum()
+        map.iter()
+            .map(|word| word.get().count_ones() as usize)
+            .sum()
     }
 
     /// The first run of free lines at or after line `from` (of the page) that
