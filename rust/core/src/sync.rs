@@ -145,6 +145,45 @@ impl<T> OwnerPtr<T> {
     }
 }
 
+/// Stands for memory that one thread makes, many use and one ends: a region's
+/// header, a chunk of slots. Nothing in a normal build. To loom it is a cell
+/// that the first and the last write and all others read, so a use that is not
+/// ordered behind the making or before the end fails the model.
+#[derive(Debug)]
+pub(crate) struct Lifetime {
+    #[cfg(loom)]
+    cell: loom::cell::UnsafeCell<()>,
+}
+
+// Nothing to do with oneself in a normal build.
+#[cfg_attr(not(loom), allow(clippy::unused_self))]
+impl Lifetime {
+    /// The memory has just been made.
+    pub(crate) fn new() -> Self {
+        #[cfg(loom)]
+        let cell = loom::cell::UnsafeCell::new(());
+        #[cfg(loom)]
+        cell.with_mut(|_| ());
+        Self {
+            #[cfg(loom)]
+            cell,
+        }
+    }
+
+    /// The calling thread uses the memory.
+    #[inline]
+    pub(crate) fn used(&self) {
+        #[cfg(loom)]
+        self.cell.with(|_| ());
+    }
+
+    /// Nobody uses the memory any more.
+    pub(crate) fn ended(&self) {
+        #[cfg(loom)]
+        self.cell.with_mut(|_| ());
+    }
+}
+
 /// How often this process was forked from another, in a token's high bits,
 /// which no user address of the machines we know has.
 #[cfg(not(loom))]

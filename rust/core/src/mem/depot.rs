@@ -36,7 +36,7 @@ use crate::mem::poison;
 use crate::mem::region::{Region, RegionWatch};
 use crate::mem::shelf::Roster;
 use crate::stats::Counter;
-use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, yield_now};
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Lifetime, Ordering, yield_now};
 use slot::{BUSY, EMPTY, HELD, LAST, OPEN, SHUT, Slot};
 
 /// Slots in a chunk of the directory.
@@ -65,6 +65,7 @@ struct Chunk {
     with_free: AtomicU64,
     /// A bit per slot that may have an orphan to adopt.
     with_orphans: AtomicU64,
+    lifetime: Lifetime,
 }
 
 /// What is zeroed when.
@@ -262,6 +263,9 @@ impl Depot {
     /// A slot without a region, its gate `BUSY` in the caller's name.
     fn vacant_slot(&self) -> Option<(&Chunk, &Slot)> {
         loop {
+            // Before the look, so that a chunk that somebody adds meanwhile is
+            // looked at and not added to. Relaxed: a number only.
+            let grown = self.grown.load(Ordering::Relaxed);
             for chunk in self.chunks() {
                 for slot in &chunk.slots {
                     // Relaxed: a look before the locked instruction.
@@ -280,20 +284,20 @@ impl Depot {
                     }
                 }
             }
-            self.add_chunk()?;
+            self.add_chunk(grown)?;
         }
     }
 
-    /// Another chunk of slots; `None` when the directory is full.
-    fn add_chunk(&self) -> Option<()> {
-        // Acquire: chunks below the number are there.
-        let at = self.grown.load(Ordering::Acquire);
+    /// Chunk `at` of the directory, if nobody has added it; `None` when the
+    /// directory is full.
+    fn add_chunk(&self, at: usize) -> Option<()> {
         let place = self.chunks.get(at)?;
         let first = at * CHUNK;
         let new = Box::into_raw(Box::new(Chunk {
             slots: std::array::from_fn(|i| Slot::new(first + i, self.me)),
             with_free: AtomicU64::new(0),
             with_orphans: AtomicU64::new(0),
+            lifetime: Lifetime::new(),
         }));
         // Release, partner `chunks`: the chunk's fields.
         let placed =
@@ -314,17 +318,18 @@ impl Depot {
         let grown = self.grown.load(Ordering::Acquire);
         self.chunks[..grown].iter().filter_map(|chunk| {
             // SAFETY: chunks are freed only with the depot.
-            unsafe { chunk.load(Ordering::Acquire).as_ref() }
+            let chunk = unsafe { chunk.load(Ordering::Acquire).as_ref() }?;
+            chunk.lifetime.used();
+            Some(chunk)
         })
     }
 
     fn chunk_of(&self, slot: &Slot) -> Option<&Chunk> {
+        let chunk = self.chunks[slot.number / CHUNK].load(Ordering::Acquire);
         // SAFETY: chunks are freed only with the depot.
-        unsafe {
-            self.chunks[slot.number / CHUNK]
-                .load(Ordering::Acquire)
-                .as_ref()
-        }
+        let chunk = unsafe { chunk.as_ref() }?;
+        chunk.lifetime.used();
+        Some(chunk)
     }
 
     /// Notes that a slot may have a free page.
@@ -487,6 +492,7 @@ impl Drop for Depot {
             };
             // SAFETY: made in `add_chunk`, and this is the depot's end.
             let chunk = unsafe { Box::from_raw(chunk.as_ptr()) };
+            chunk.lifetime.ended();
             for slot in &chunk.slots {
                 let region = slot.region.load(Ordering::Acquire);
                 if !region.is_null() {

@@ -19,8 +19,8 @@ use crate::geometry::{
     LINE_SHIFT, MAX_OS_PAGE, MAX_PAGES, REGION, REGION_LINES, REGION_WORDS, align_up,
 };
 use crate::sync::{
-    AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, OwnerI32, OwnerI64, OwnerPtr,
-    OwnerU32, OwnerU64, OwnerUsize,
+    AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Lifetime, OwnerI32, OwnerI64,
+    OwnerPtr, OwnerU32, OwnerU64, OwnerUsize,
 };
 
 /// Bytes from a header to the first byte of its region.
@@ -142,6 +142,8 @@ pub(crate) struct Header {
     /// how many sharers it has besides one; when it died by the count road,
     /// how long it was.
     pub(crate) notes: [AtomicU32; REGION_LINES],
+    /// From the mapping to the unmapping.
+    pub(crate) lifetime: Lifetime,
 }
 
 impl Header {
@@ -189,6 +191,7 @@ impl Header {
             remote: from_fn(|_| AtomicU64::new(0)),
             spill: from_fn(|_| AtomicU16::new(0)),
             notes: from_fn(|_| AtomicU32::new(0)),
+            lifetime: Lifetime::new(),
         }
     }
 }

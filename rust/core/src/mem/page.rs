@@ -221,7 +221,9 @@ impl Page {
     #[inline]
     fn header(&self) -> &Header {
         // SAFETY: the region is mapped while this value is used (constructors).
-        unsafe { self.header.as_ref() }
+        let header = unsafe { self.header.as_ref() };
+        header.lifetime.used();
+        header
     }
 
     /// What describes this page.

@@ -103,6 +103,8 @@ impl Region {
         if let Some(watch) = watch {
             (watch.unmapped)(self.base(), REGION);
         }
+        // SAFETY: made by `map`, still mapped.
+        unsafe { self.header.as_ref() }.lifetime.ended();
         #[cfg(loom)]
         // SAFETY: made by `map`, used by nobody (caller).
         unsafe {

@@ -246,3 +246,76 @@ fn byte_pages_orphaning_against_free() {
         settled(&pool);
     });
 }
+
+#[test]
+fn what_landed_while_letting_go_is_seen() {
+    model(|| {
+        let pool = pool(Some(1));
+        let mut cache = PageFragCache::new(&pool);
+        let there = cache.alloc(LINE).unwrap();
+        let old = place(&there);
+        let bytes = Payload::new();
+        let other = bytes.written_elsewhere(move || drop(there));
+        drop(cache);
+        // The page comes back to this thread only when the other is done with it.
+        let mut cache = PageFragCache::new(&pool);
+        let all: Vec<_> = (0..2).map_while(|_| cache.alloc(PAGE).ok()).collect();
+        if all.iter().any(|frag| overlaps(frag, old)) {
+            bytes.write();
+        }
+        other.join().unwrap();
+        drop(all);
+        drop(cache);
+        settled(&pool);
+    });
+}
+
+#[test]
+fn an_orphan_is_found_however_it_was_looked_for() {
+    model(|| {
+        let pool = pool(Some(1));
+        let mut cache = PageFragCache::new(&pool);
+        let survivor = cache.alloc(LINE).unwrap();
+        // The region's other page, so that only the orphan is left.
+        let mut other_page = PageFragCache::new(&pool);
+        let full = other_page.alloc(PAGE).unwrap();
+        let theirs = pool.clone();
+        let looking = thread::spawn(move || {
+            let mut cache = PageFragCache::new(&theirs);
+            drop(cache.alloc(LINE));
+        });
+        drop(cache);
+        looking.join().unwrap();
+        let mut cache = PageFragCache::new(&pool);
+        let found = cache.alloc(LINE).expect("an orphan with room");
+        drop((found, survivor, full));
+        drop((cache, other_page));
+        settled(&pool);
+    });
+}
+
+#[test]
+fn a_note_that_has_not_landed_waits() {
+    model(|| {
+        let pool = pool(Some(1));
+        let mut cache = PageFragCache::new(&pool);
+        let slow = cache.alloc(LINE).unwrap();
+        let landed = cache.alloc(LINE).unwrap();
+        let keep = cache.alloc(LINE).unwrap();
+        let old = place(&slow);
+        drop(cache);
+        let bytes = Payload::new();
+        let other = bytes.written_elsewhere(move || drop(slow));
+        // One has landed when the page is adopted, the other may be on its way.
+        drop(landed);
+        let mut cache = PageFragCache::new(&pool);
+        let fill: Vec<_> = (0..2).map(|_| cache.alloc(LINE).unwrap()).collect();
+        if fill.iter().any(|frag| overlaps(frag, old)) {
+            bytes.write();
+        }
+        other.join().unwrap();
+        drop((fill, keep));
+        drop(cache);
+        settled(&pool);
+    });
+}

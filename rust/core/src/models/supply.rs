@@ -3,7 +3,7 @@
 use loom::thread;
 
 use super::{PAGE, Payload, model, overlaps, place, pool, settled};
-use crate::{Error, LINE, PageFragCache};
+use crate::{Error, Granule, LINE, LocalCache, PageFragCache, thread_exit};
 
 #[test]
 fn give_back_against_take() {
@@ -166,6 +166,42 @@ fn a_vacated_shelf_is_taken_as_it_was_left() {
         });
         drop(cache);
         other.join().unwrap();
+        settled(&pool);
+    });
+}
+
+#[test]
+fn two_growers_of_one_directory() {
+    model(|| {
+        let pool = pool(None);
+        let theirs = pool.clone();
+        let other = thread::spawn(move || {
+            let mut cache = PageFragCache::new(&theirs);
+            drop(cache.alloc(LINE).unwrap());
+        });
+        let mut cache = PageFragCache::new(&pool);
+        drop(cache.alloc(LINE).unwrap());
+        other.join().unwrap();
+        drop(cache);
+        settled(&pool);
+    });
+}
+
+#[test]
+fn a_home_that_was_given_up_is_taken_over() {
+    model(|| {
+        let pool = pool(None);
+        let here = LocalCache::new(&pool, Granule::Line);
+        let there = here.clone();
+        let other = thread::spawn(move || {
+            there.with(|_| ());
+            thread_exit();
+        });
+        here.with(|_| ());
+        here.with(|_| ());
+        other.join().unwrap();
+        thread_exit();
+        drop(here);
         settled(&pool);
     });
 }

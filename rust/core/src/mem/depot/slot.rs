@@ -59,7 +59,10 @@ impl Slot {
         // Acquire, partner `map_region`.
         // SAFETY: set and cleared under BUSY with every page in hand; callers
         // hold a page of the region, the gate, or BUSY itself.
-        unsafe { self.region.load(Ordering::Acquire).as_ref() }.copied()
+        let region = unsafe { self.region.load(Ordering::Acquire).as_ref() }.copied()?;
+        // SAFETY: mapped, for the same reason.
+        unsafe { region.header().as_ref() }.lifetime.used();
+        Some(region)
     }
 
     /// Takes a free page.
