@@ -357,3 +357,15 @@ def test_bodies_differ_and_are_fixed() -> None:
     assert len(set(found)) == len(found)
     assert {len(body) for body in found} == {100 - HEADER}
     assert Expectation(100).packet(300)[HEADER:] == found[300 % len(found)]
+
+
+def test_only_the_packet_of_its_number_holds() -> None:
+    expected = Expectation(100)
+    packet = expected.packet(300)
+    assert expected.holds(packet)
+    assert not expected.holds(packet[:-1])
+    assert not expected.holds(packet + b"\0")
+    for place in (0, HEADER, 99):
+        other = bytearray(packet)
+        other[place] ^= 1
+        assert not expected.holds(other)

@@ -457,3 +457,69 @@ fn geometry_is_what_the_documents_say() {
     assert_eq!(REGION, 2 << 20);
     assert!(os_page_size().is_power_of_two());
 }
+
+// What is there is found before anything is refused ----------------------------
+
+#[test]
+fn a_trim_that_finds_a_page_in_use_keeps_all_the_others() {
+    let pool = PagePool::builder().page_size(MIN_PAGE).build().unwrap();
+    let mut cache = PageFragCache::new(&pool);
+    // The pages of a region are free in several words; only the last has one in use.
+    let mut frags: Vec<_> = (0..REGION / MIN_PAGE)
+        .map(|_| cache.alloc(MIN_PAGE).unwrap())
+        .collect();
+    let survivor = frags.pop();
+    drop((frags, cache));
+    assert_eq!(pool.trim(), 0);
+    let stats = pool.audit().unwrap();
+    assert_eq!((stats.pages_in_use, stats.pages_returned), (1, 0));
+    assert_eq!(stats.pages_free, stats.pages_obtained - 1);
+    drop(survivor);
+    assert_eq!(pool.trim(), 1);
+}
+
+#[test]
+fn the_last_of_many_orphans_is_found_before_an_allocation_is_refused() {
+    let pool = PagePool::builder().max_bytes(REGION).build().unwrap();
+    let kept: Vec<_> = (0..REGION / DEFAULT_PAGE)
+        .map(|nth| {
+            let mut cache = PageFragCache::new(&pool);
+            let last = nth == REGION / DEFAULT_PAGE - 1;
+            // Each cache lets go of its page, of which only the last has room.
+            cache
+                .alloc(DEFAULT_PAGE - if last { LINE } else { 0 })
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(pool.stats().pages_orphaned, kept.len() as u64);
+    let mut cache = PageFragCache::new(&pool);
+    let found = cache.alloc(LINE).unwrap();
+    assert_eq!(found.page(), kept[kept.len() - 1].page());
+    assert_eq!(cache.alloc(LINE).unwrap_err(), Error::Exhausted);
+}
+
+#[test]
+fn a_cap_between_two_regions_is_not_exceeded() {
+    let max = REGION + REGION / 2;
+    let pool = PagePool::builder().max_bytes(max).build().unwrap();
+    let mut cache = PageFragCache::new(&pool);
+    let kept: Vec<_> = std::iter::from_fn(|| cache.alloc(DEFAULT_PAGE).ok()).collect();
+    assert_eq!(kept.len(), REGION / DEFAULT_PAGE);
+    assert_eq!(pool.stats().regions_peak, 1);
+}
+
+#[test]
+fn a_refusal_of_the_system_leaves_no_trace() {
+    if !is_child() {
+        return in_a_child("a_refusal_of_the_system_leaves_no_trace");
+    }
+    let pool = PagePool::builder().build().unwrap();
+    let mut cache = PageFragCache::new(&pool);
+    limit_addresses(Some(0));
+    // As many as a pool can have regions.
+    for _ in 0..70_000 {
+        assert_eq!(cache.alloc(1).unwrap_err(), Error::OutOfMemory);
+    }
+    limit_addresses(None);
+    assert_eq!(cache.alloc(1).unwrap().len(), 1);
+}

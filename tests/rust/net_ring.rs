@@ -162,6 +162,19 @@ fn up_to_copybreak_packets_are_packed_and_the_buffers_used_again() {
 }
 
 #[test]
+fn a_packet_of_exactly_copybreak_bytes_is_copied() {
+    let mut bench = bench(RxOptions {
+        copybreak: 256,
+        ..no_gro()
+    });
+    bench.send(256, 0);
+    bench.send(256, 1);
+    let batch = bench.recv(2);
+    let places: Vec<_> = batch.iter().map(|packet| packet.offset()).collect();
+    assert_eq!(places[1] - places[0], 256, "side by side");
+}
+
+#[test]
 fn a_full_pool_costs_packets_and_nothing_else() {
     let mut bench = bench_on(one_region(32 * 1024), V4, no_gro());
     let mut hoard: Vec<FragMut> = Vec::new();

@@ -437,3 +437,23 @@ fn whoever_brings_fragments_to_be_dropped_may_drain_their_cache_between_two() {
         assert_eq!(pool.audit().unwrap().pages_in_use, 0);
     }
 }
+
+#[test]
+fn a_batch_that_goes_on_in_the_next_page_gives_both_pages_back() {
+    let pool = PagePool::new(MIN_PAGE).unwrap();
+    let mut cache = PageFragCache::new(&pool);
+    let frags: Vec<_> = (0..4)
+        .map(|_| cache.alloc(pool.page_size()).unwrap())
+        .collect();
+    assert!(
+        frags
+            .windows(2)
+            .all(|two| two[0].as_ptr().addr() + two[0].len() == two[1].as_ptr().addr()),
+        "the pages of a new region lie side by side"
+    );
+    // Orphans, of which each is given back by its own count.
+    drop(cache);
+    drop_many(frags);
+    assert_eq!(pool.audit().unwrap().pages_in_use, 0);
+    assert_eq!(pool.trim(), 1);
+}
