@@ -193,13 +193,14 @@ define package
 endef
 
 # For atheris the module has counters of its edges and the sanitizer; both need atheris' library,
-# which is preloaded. Counting needs a choice of passes that RUSTC_BOOTSTRAP opens, as below.
+# which is preloaded. Counting needs a choice of passes that RUSTC_BOOTSTRAP opens, as below. Where
+# memory came from is not noted: that took five sixths of the time.
 COUNTED := $(TARGET)/fuzz-python
 COUNTED_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 	-Zsanitizer=address -Zexternal-clangrt --cfg pagefrag_asan
 WITH_FUZZER = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/asan_with_fuzzer.so
-COUNTED_PYTHON = env LD_PRELOAD="$(WITH_FUZZER) $(abspath $(FAULTS_LIBRARY))" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+COUNTED_PYTHON = env LD_PRELOAD="$(WITH_FUZZER) $(abspath $(FAULTS_LIBRARY))" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_context_size=0:quarantine_size_mb=16 \
 	PYTHONPATH=$(abspath $(COUNTED)/package) $(BIN)/python tests/campaigns/fuzz_python.py
 .PHONY: fuzz-python
 fuzz-python: trace-programs $(MARKS)/atheris ## a state machine, and atheris: the package against its model, capture files, pickles
