@@ -275,6 +275,13 @@ else
 	@echo 'left out: ThreadSanitizer needs the source of the standard library (rustup component add rust-src)'
 endif
 
+# BUGS=3..10 or BUGS=ring,Acquire takes a part of the table; with a LEDGER the page is written too.
+.PHONY: planted
+BUGS ?=
+BUG_SECONDS ?= 7200
+planted: $(MARKS)/venv ## bugs of tests/planted and weakened atomic orders: which test finds each; BUGS=1..9
+	$(NOTED) "make planted$(if $(BUGS), BUGS=$(BUGS))" -- $(BIN)/python tests/planted/run.py --only '$(BUGS)' --seconds $(BUG_SECONDS) $(if $(LEDGER),--write docs/planted.md)
+
 .PHONY: campaign-rings
 campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, off; each checked
 	$(NOTED) "make campaign-rings" -- $(BIN)/python tests/campaign_rings.py $(ARGS)
