@@ -32,6 +32,16 @@ pub(crate) use loom::{
 #[cfg(not(loom))]
 pub(crate) use std::{thread::yield_now, thread_local};
 
+/// What a word holds that is this thread's alone, read as plain memory: an atomic has to
+/// lie somewhere to be read, plain memory may stay in a register.
+#[inline]
+pub(crate) fn read_owned(word: &mut AtomicU64) -> u64 {
+    #[cfg(not(loom))]
+    return *word.get_mut();
+    #[cfg(loom)]
+    return word.with_mut(|word| *word);
+}
+
 macro_rules! owner_cell {
     ($(#[$doc:meta])* $name:ident, $atomic:ty, $value:ty) => {
         $(#[$doc])*

@@ -306,7 +306,7 @@ impl DerefMut for FragMut {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`, and exclusive: no other handle shows these
         // bytes (`from_raw`), and this one is borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr(), self.0.len()) }
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr(), self.0.len_owned()) }
     }
 }
 

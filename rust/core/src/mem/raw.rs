@@ -37,7 +37,7 @@ use crate::mem::page::{LastFree, Page};
 use crate::mem::poison;
 use crate::mem::shelf;
 use crate::mem::{depot, here};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, read_owned};
 
 /// What comes home when the last handle of a fragment goes, and how: a
 /// fragment's word without the length. See the module.
@@ -179,9 +179,9 @@ impl RawFrag {
     }
 
     /// The fragment as two plain words. It lives on in them.
-    pub(crate) fn into_words(self) -> (NonNull<u8>, u64) {
-        // Relaxed: nobody else has the handle.
-        let words = (self.ptr, self.word.load(Ordering::Relaxed));
+    #[inline]
+    pub(crate) fn into_words(mut self) -> (NonNull<u8>, u64) {
+        let words = (self.ptr, read_owned(&mut self.word));
         self.forget();
         words
     }
@@ -256,6 +256,15 @@ impl RawFrag {
         #[allow(clippy::cast_possible_truncation)] // 21 bits
         {
             (word & LEN) as usize
+        }
+    }
+
+    /// `len`, through an exclusive borrow.
+    #[inline]
+    pub(crate) fn len_owned(&mut self) -> usize {
+        #[allow(clippy::cast_possible_truncation)] // 21 bits
+        {
+            (read_owned(&mut self.word) & LEN) as usize
         }
     }
 
@@ -583,8 +592,7 @@ fn start_of(page: Page, first: usize) -> NonNull<u8> {
 impl Drop for RawFrag {
     #[inline]
     fn drop(&mut self) {
-        // Relaxed: nobody else has the handle any more.
-        let word = self.word.load(Ordering::Relaxed);
+        let word = read_owned(&mut self.word);
         if word > LEN {
             return self.free_special();
         }
