@@ -143,7 +143,7 @@ impl Batch {
         (self.end, self.limit) = (0, 0);
         // Asked only now: whoever brings the fragments may have drained the cache since.
         if run.page.is_mine() {
-            RawFrag::free_plain(run.start, bytes);
+            RawFrag::free_run(run.start, bytes);
         } else {
             self.gather(run.page, line_of(run.start), bytes >> LINE_SHIFT);
         }

@@ -216,18 +216,18 @@ impl RawFrag {
     fn tag(&self) -> Tag {
         // Relaxed: only the SHARED flag ever changes while the handle is
         // borrowed, and all who change it set it.
-        self.tag_of(self.word.load(Ordering::Relaxed))
+        Self::tag_of(self.ptr, self.word.load(Ordering::Relaxed))
     }
 
-    /// The whole tag in `word`, which is this handle's.
+    /// The whole tag of the handle with these words.
     #[inline]
-    fn tag_of(&self, word: u64) -> Tag {
+    fn tag_of(start: NonNull<u8>, word: u64) -> Tag {
         if word & (TOLD | BYTES) != 0 {
             return Tag(word & !LEN);
         }
         #[allow(clippy::cast_possible_truncation)] // 21 bits
         let len = (word & LEN) as usize;
-        Tag::lines(line_of(self.ptr), lines_for(len), word & FLAGS)
+        Tag::lines(line_of(start), lines_for(len), word & FLAGS)
     }
 
     fn set(&mut self, len: usize, tag: Tag) {
@@ -475,14 +475,31 @@ impl RawFrag {
         std::mem::forget(self);
     }
 
-    /// Frees what is not freed the short way.
+    /// Frees what is not the piece carved last here. Out of line and of words, so that a
+    /// handle that goes the short way lies nowhere.
     #[inline(never)]
-    fn free_special(&self) {
-        let (page, tag) = (self.home(), self.tag());
+    fn free(start: NonNull<u8>, word: u64) {
+        if word > LEN {
+            return Self::free_special(start, word);
+        }
+        #[allow(clippy::cast_possible_truncation)] // 21 bits
+        let len = word as usize;
+        poison::hide(start, align_up(len, LINE));
+        Self::free_plain(start, len);
+    }
+
+    /// Frees what is not plain.
+    #[inline(never)]
+    fn free_special(start: NonNull<u8>, word: u64) {
+        // SAFETY: as in `home`; the fragment is alive until the page hears of its end.
+        let (page, tag) = (
+            unsafe { Page::containing(start) },
+            Self::tag_of(start, word),
+        );
         if tag.has(BYTES) {
-            // The length is an atomic word: named, it is read in every build.
-            if cfg!(pagefrag_asan) && !tag.has(SHARED) {
-                poison::hide(self.ptr, self.len());
+            if !tag.has(SHARED) {
+                #[allow(clippy::cast_possible_truncation)] // 21 bits
+                poison::hide(start, (word & LEN) as usize);
             }
             if !page.is_mine() {
                 Self::deliver(page.count(tag.size()));
@@ -517,10 +534,15 @@ impl RawFrag {
         }
     }
 
-    /// Frees a plain fragment that is not the piece carved last here. Out of line, so
-    /// that those take no room where they are freed.
+    /// Frees neighbours of one page as if they were one plain fragment.
     #[inline(never)]
-    pub(crate) fn free_plain(start: NonNull<u8>, len: usize) {
+    pub(crate) fn free_run(start: NonNull<u8>, bytes: usize) {
+        Self::free_plain(start, bytes);
+    }
+
+    /// Frees a plain fragment that is not the piece carved last here.
+    #[inline]
+    fn free_plain(start: NonNull<u8>, len: usize) {
         // SAFETY: as in `home`; the fragment is alive until the page hears of its end.
         let page = unsafe { Page::containing(start) };
         let (first, count) = (line_of(start), lines_for(len));
@@ -593,14 +615,13 @@ impl Drop for RawFrag {
     #[inline]
     fn drop(&mut self) {
         let word = read_owned(&mut self.word);
-        if word > LEN {
-            return self.free_special();
-        }
-        #[allow(clippy::cast_possible_truncation)] // 21 bits
+        // What a word says beside the length makes it longer than any piece.
+        #[allow(clippy::cast_possible_truncation)] // what says more is in the low half too
         let len = word as usize;
-        poison::hide(self.ptr, align_up(len, LINE));
-        if !here::retreat(self.ptr, len) {
-            Self::free_plain(self.ptr, len);
+        if here::retreat(self.ptr, len) {
+            poison::hide(self.ptr, align_up(len, LINE));
+        } else {
+            Self::free(self.ptr, word);
         }
     }
 }
