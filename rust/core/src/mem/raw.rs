@@ -16,21 +16,14 @@
 //! the page and its owner, so a fragment needs neither its cache nor its pool
 //! to be freed, and keeps both alive as far as it must.
 //!
-//! | bits of the word | of a line page              | of a byte page     |
-//! |------------------|-----------------------------|--------------------|
-//! | 0-20             | bytes shown                 | bytes shown        |
-//! | 21               | wipe before it is freed     |                    |
-//! | 22               | wipe before it is carved again at once |         |
-//! | 23               | has been shared             | has been shared    |
-//! | 24               | 0                           | 1                  |
-//! | 25               | 32-60 say what is given back | 0                 |
-//! | 32-46            | first line in the region    | size - 1 (20 bits) |
-//! | 47-60            | lines - 1                   |                    |
+//! What the bits of the word say is told in `tag.rs`.
+
+mod tag;
 
 use std::fmt;
 use std::ptr::NonNull;
 
-use crate::geometry::{LINE, LINE_SHIFT, MAX_PAGE, align_up, lines_for};
+use crate::geometry::{LINE, LINE_SHIFT, align_up, lines_for};
 use crate::mem::header::line_of;
 use crate::mem::lines;
 use crate::mem::page::{LastFree, Page};
@@ -38,93 +31,9 @@ use crate::mem::poison;
 use crate::mem::shelf;
 use crate::mem::{depot, here};
 use crate::sync::{AtomicU64, Ordering, read_owned};
+use tag::{LEN, SHARED, Tag, word};
 
-/// What comes home when the last handle of a fragment goes, and how: a
-/// fragment's word without the length. See the module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tag(u64);
-
-/// The length in a fragment's word. A word that is no more than this is of a
-/// *plain* fragment: it comes home as it is shown, with nothing to look after.
-const LEN: u64 = (1 << 21) - 1;
-/// Zero the lines before they are freed (`init_on_free`).
-pub(crate) const WIPE: u64 = 1 << 21;
-/// Zero the lines if they go straight back to the hole that they came from,
-/// which shows zeroes only (`init_on_alloc`).
-pub(crate) const CLEAN: u64 = 1 << 22;
-const SHARED: u64 = 1 << 23;
-/// It is of a byte page, which comes home in bytes.
-pub(crate) const BYTES: u64 = 1 << 24;
-const TOLD: u64 = 1 << 25;
-/// What parts of a fragment inherit.
-const FLAGS: u64 = WIPE | CLEAN | SHARED;
-/// Any of these keeps a fragment from being freed with others in one go.
-const SPECIAL: u64 = WIPE | SHARED | BYTES;
-
-const FIRST_SHIFT: u32 = 32;
-const FIRST: u64 = (1 << 15) - 1;
-const COUNT_SHIFT: u32 = 47;
-const COUNT: u64 = (1 << 14) - 1;
-const SIZE: u64 = (1 << 20) - 1;
-
-const _: () = assert!(MAX_PAGE as u64 <= LEN && MAX_PAGE as u64 - 1 <= SIZE);
-
-impl Tag {
-    /// `count` lines from line `first` of the region.
-    #[inline]
-    fn lines(first: usize, count: usize, flags: u64) -> Tag {
-        let (first, last) = (first as u64, count as u64 - 1);
-        debug_assert!(first <= FIRST && last <= COUNT && flags & !FLAGS == 0);
-        Tag(first << FIRST_SHIFT | last << COUNT_SHIFT | TOLD | flags)
-    }
-
-    /// `size` bytes of a byte page.
-    fn bytes(size: usize) -> Tag {
-        let last = size as u64 - 1;
-        debug_assert!(last <= SIZE);
-        Tag(last << FIRST_SHIFT | BYTES)
-    }
-
-    #[inline]
-    #[allow(clippy::cast_possible_truncation)] // 15 bits
-    fn first(self) -> usize {
-        (self.0 >> FIRST_SHIFT & FIRST) as usize
-    }
-
-    #[inline]
-    #[allow(clippy::cast_possible_truncation)] // 14 bits
-    fn count(self) -> usize {
-        (self.0 >> COUNT_SHIFT & COUNT) as usize + 1
-    }
-
-    #[allow(clippy::cast_possible_truncation)] // 20 bits
-    fn size(self) -> usize {
-        (self.0 >> FIRST_SHIFT & SIZE) as usize + 1
-    }
-
-    #[inline]
-    fn has(self, flag: u64) -> bool {
-        self.0 & flag != 0
-    }
-
-    /// What parts of this tag's fragment inherit when it has one handle.
-    fn flags(self) -> u64 {
-        self.0 & FLAGS & !SHARED
-    }
-}
-
-/// The word of a handle that shows `len` bytes from `ptr` on and gives back
-/// what `tag` says. Where that is what is shown, the word does not repeat it.
-#[inline]
-fn word(ptr: NonNull<u8>, len: usize, tag: Tag) -> u64 {
-    debug_assert!(len as u64 <= LEN);
-    let as_shown = tag.has(TOLD)
-        && ptr.addr().get().is_multiple_of(LINE)
-        && tag.first() == line_of(ptr)
-        && tag.count() == lines_for(len);
-    let tag = if as_shown { tag.0 & FLAGS } else { tag.0 };
-    len as u64 | tag
-}
+pub(crate) use tag::{BYTES, CLEAN, WIPE};
 
 /// An owned piece of a page, without rules about who reads or writes it.
 ///
@@ -216,18 +125,7 @@ impl RawFrag {
     fn tag(&self) -> Tag {
         // Relaxed: only the SHARED flag ever changes while the handle is
         // borrowed, and all who change it set it.
-        Self::tag_of(self.ptr, self.word.load(Ordering::Relaxed))
-    }
-
-    /// The whole tag of the handle with these words.
-    #[inline]
-    fn tag_of(start: NonNull<u8>, word: u64) -> Tag {
-        if word & (TOLD | BYTES) != 0 {
-            return Tag(word & !LEN);
-        }
-        #[allow(clippy::cast_possible_truncation)] // 21 bits
-        let len = (word & LEN) as usize;
-        Tag::lines(line_of(start), lines_for(len), word & FLAGS)
+        Tag::of_words(self.ptr, self.word.load(Ordering::Relaxed))
     }
 
     fn set(&mut self, len: usize, tag: Tag) {
@@ -372,7 +270,7 @@ impl RawFrag {
         if !self.is_unique() {
             return;
         }
-        let tag = Tag(self.tag().0 & !SHARED);
+        let tag = self.tag().unshared();
         let kept = if tag.has(BYTES) {
             // A byte page counts bytes; one stays even of an empty fragment.
             let keep = len.max(1);
@@ -413,7 +311,7 @@ impl RawFrag {
         assert!(at <= len, "cut at {at} of {len} bytes");
         let alone = self.is_unique();
         let tag = if alone {
-            Tag(self.tag().0 & !SHARED)
+            self.tag().unshared()
         } else {
             self.tag()
         };
@@ -449,7 +347,7 @@ impl RawFrag {
     /// with others of their page in one go; for `batch`.
     pub(crate) fn foreign_lines(&self) -> Option<(Page, (usize, usize))> {
         let (tag, page) = (self.tag(), self.home());
-        let plain = tag.0 & SPECIAL == 0 && !page.is_mine();
+        let plain = !tag.is_special() && !page.is_mine();
         plain.then(|| (page, (tag.first(), tag.count())))
     }
 
@@ -494,7 +392,7 @@ impl RawFrag {
         // SAFETY: as in `home`; the fragment is alive until the page hears of its end.
         let (page, tag) = (
             unsafe { Page::containing(start) },
-            Self::tag_of(start, word),
+            Tag::of_words(start, word),
         );
         if tag.has(BYTES) {
             if !tag.has(SHARED) {
