@@ -293,24 +293,7 @@ pub(crate) fn touched_as(
     place: usize,
     how: &'static str,
 ) {
-    quietly(|py| {
-        let object = weak(object)?;
-        let Some(record) = known(place, &object) else {
-            return Ok(());
-        };
-        let stack = Some(Stack::here(py));
-        let mut holders = record.holders();
-        let before = holders.take(&object);
-        holders.others.push(Holder {
-            object,
-            how,
-            stack,
-            holds,
-        });
-        drop(holders);
-        drop(before);
-        Ok(())
-    });
+    shared_as(object, place, (object, holds), how);
 }
 
 /// Notes that `child` shares the `memory` of `this`, which has weak references.
