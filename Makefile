@@ -279,7 +279,7 @@ endif
 .PHONY: planted
 BUGS ?=
 BUG_SECONDS ?= 7200
-planted: $(MARKS)/venv ## bugs of tests/planted and weakened atomic orders: which test finds each; BUGS=1..9
+planted: $(MARKS)/module ## bugs of tests/planted and weakened atomic orders: which test finds each; BUGS=1..9
 	$(NOTED) "make planted$(if $(BUGS), BUGS=$(BUGS))" -- $(BIN)/python tests/planted/run.py --only '$(BUGS)' --seconds $(BUG_SECONDS) $(if $(LEDGER),--write docs/planted.md)
 
 .PHONY: campaign-rings

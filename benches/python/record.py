@@ -82,7 +82,7 @@ def row(group: str, arm: str, parameter: str, **figures: float) -> Row:
 def of(bench: str, rows: list[Row]) -> Record:
     """Return what is true of *bench* here and now, with one run of *rows*."""
     # What a figure or a ledger writes down does not change what it is about.
-    written = (":!benches/record", ":!docs/assurance.md")
+    written = (":!benches/record", ":!docs/assurance.md", ":!docs/planted.md")
     changes = _said("git", "status", "--porcelain", "--", ".", *written)
     command = ["python", f"benches/python/{Path(sys.argv[0]).name}", *sys.argv[1:]]
     return Record(

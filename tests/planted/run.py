@@ -6,12 +6,12 @@
 ``--seconds`` no further bug is begun. A bug is tried first on the step that its row names, and if
 that does not find it on all others, cheapest first (``steps.py``), so that a survivor has survived
 everything. It is a failure when a bug survives whose row does not say why, when one is found whose
-row says that it cannot be, when another step than the row's finds it, and when a row no longer
-fits the source.
+row says that it cannot be, when another step than the row's finds it, when a bug cannot be tried,
+and when a row no longer fits the source.
 
 The copy and its builds are in ``planted`` beside the other builds and stay, so the next bug costs
-what one changed file costs. ``--write docs/planted.md`` puts the results into the page's table;
-rows of bugs that were not tried stay.
+what one changed file costs. ``--write docs/planted.md`` puts each result into the page's table as
+it comes; rows of bugs that were not tried stay.
 """
 
 from __future__ import annotations
@@ -166,14 +166,20 @@ def main() -> int:
             print(f"out of time; go on with BUGS={all_bugs.index(bug) + 1}..")
             break
         begun = time.monotonic()
-        who = found[bug.name] = made[bool(bug.switch)].hunt(bug)
+        try:
+            who = made[bool(bug.switch)].hunt(bug)
+        except Broken as what:
+            faults += 1
+            print(f"{bug.name}: could not be tried: {what}", flush=True)
+            continue
+        found[bug.name] = who
+        if options.write:
+            page.write(options.write, all_bugs, {bug.name: who})
         fault = judged(bug, who)
         faults += bool(fault)
         told = who or ("SURVIVED, with a reason" if bug.survives else "SURVIVED")
         more = f"  ** {fault}" if fault else ""
         print(f"{bug.name}: {told} ({time.monotonic() - begun:.0f} s){more}", flush=True)
-    if options.write:
-        page.write(options.write, all_bugs, found)
     if idle := page.idle_models(all_bugs):
         print(f"models that no row names: {', '.join(idle)}")
     caught = sum(map(bool, found.values()))

@@ -3,6 +3,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
 
 use pagefrag::{
     DEFAULT_PAGE, Error, Frag, FragMut, Granule, LINE, LocalCache, MAX_PAGE, MIN_PAGE,
@@ -200,6 +202,43 @@ fn after_a_fork_both_go_on() {
     let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
     assert_eq!((waited, status), (child, 0), "the child came through");
     assert!(outcome.is_ok(), "and so did the parent");
+}
+
+/// The C library hands the stack of a thread that a fork left behind, and with it the thread's
+/// name, to the next thread of the child: that one shall not get the other's cache with it.
+#[test]
+fn a_thread_of_a_forked_child_has_no_cache_of_one_that_was_left_behind() {
+    if !is_child() {
+        return in_a_child("a_thread_of_a_forked_child_has_no_cache_of_one_that_was_left_behind");
+    }
+    let pool = PagePool::new(MIN_PAGE).unwrap();
+    let local = LocalCache::new(&pool, Granule::Line);
+    let (tell, told) = mpsc::channel();
+    let (stop, stopped) = mpsc::channel::<()>();
+    let its_own = local.clone();
+    let left_behind = thread::spawn(move || {
+        tell.send(its_own.alloc(300).unwrap()).unwrap();
+        // Alive, and the home of its cache, until the parent says so.
+        stopped.recv().unwrap_err();
+    });
+    let old = told.recv().unwrap();
+    // SAFETY: the other threads wait; the child runs only what follows and leaves by `_exit`.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "a process can fork");
+    if child == 0 {
+        let new = thread::spawn(move || local.alloc(300).unwrap())
+            .join()
+            .unwrap();
+        let strange = new.page() == old.page();
+        // SAFETY: ends the child, which shares nothing that needs an end.
+        unsafe { libc::_exit(i32::from(strange)) };
+    }
+    let mut status = -1;
+    // SAFETY: waits for the child made above.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert_eq!((waited, status), (child, 0), "a page with two owners");
+    drop(stop);
+    left_behind.join().unwrap();
 }
 
 // Bad input -------------------------------------------------------------------

@@ -193,3 +193,36 @@ fn what_is_not_as_expected_is_copied_out_and_comes_in_order() {
     }
     assert_eq!(bench.ring.stats().rx_alloc_fail, 0);
 }
+
+#[test]
+fn asked_for_fewer_than_a_super_buffer_has_it_hands_out_no_more_and_loses_none() {
+    let Some(mut bench) = default_bench() else {
+        return;
+    };
+    for (seed, max) in (0..).zip([1, 2, 7, 40, 53, 54, 55, 60, 107, 108]) {
+        drop(landed(&mut bench));
+        // Two of them: the second finds what the first has left of `max`.
+        let mut bytes = [vec![0; FULL], vec![0; FULL]];
+        for (bytes, seed) in bytes.iter_mut().zip(2 * seed..) {
+            fill(bytes, seed);
+            send_segmented(&bench, bytes, 1200);
+        }
+        let mut expected = bytes.iter().flat_map(|bytes| bytes.chunks(1200));
+        let (mut left, mut stayed) = (2 * 54, 0);
+        while left > 0 {
+            let batch = bench.recv(max);
+            assert!((1..=max.min(left)).contains(&batch.len()), "of {max}");
+            left -= batch.len();
+            for packet in &batch {
+                assert_eq!(packet.bytes, expected.next().unwrap(), "of {max}");
+            }
+            stayed += usize::from(has_landed(batch));
+        }
+        // Where there was room for all of one, it stayed.
+        assert_eq!(stayed > 0, max >= 54, "of {max}");
+        assert!(bench.recv(max).is_empty());
+    }
+    assert_eq!(bench.ring.stats().rx_alloc_fail, 0);
+    bench.ring.drain();
+    assert_eq!(bench.pool.audit().unwrap().live_bytes, 0);
+}

@@ -114,67 +114,6 @@ fn a_packet_that_is_too_long_is_flagged_and_counted() {
 }
 
 #[test]
-fn above_copybreak_a_packet_stays_and_its_tail_is_free_when_it_leaves_its_batch() {
-    let mut bench = bench(RxOptions {
-        slots: 8,
-        copybreak: 256,
-        ..RxOptions::default()
-    });
-    for seed in 0..8 {
-        bench.send(300, seed);
-    }
-    let batch = bench.recv(8);
-    let mut places: Vec<_> = batch.iter().map(|packet| packet.offset()).collect();
-    places.sort_unstable();
-    for pair in places.windows(2) {
-        assert_eq!(
-            pair[1] - pair[0],
-            2048,
-            "each in the buffer it was read into"
-        );
-    }
-    let frags = batch.open(&mut bench.cache).0;
-    for frag in &frags {
-        assert_eq!(frag.capacity(), 320, "five lines of 32");
-    }
-    bench.ring.drain();
-    assert_eq!(bench.pool.stats().live_bytes, 8 * 320);
-}
-
-#[test]
-fn up_to_copybreak_packets_are_packed_and_the_buffers_used_again() {
-    let mut bench = bench(RxOptions::default());
-    let mut kept = Vec::new();
-    for round in 0..200 {
-        for seed in 0..50 {
-            bench.send(100, round * 50 + seed);
-        }
-        kept.extend(bench.recv_all(50));
-    }
-    for (seed, packet) in kept.iter().enumerate() {
-        assert_eq!(first_damage(&packet.frag, seed as u64), None);
-    }
-    bench.ring.drain();
-    let stats = bench.pool.stats();
-    assert_eq!(stats.live_bytes, 10_000 * 128, "two lines each");
-    let (held, live) = (stats.held_bytes, stats.live_bytes);
-    assert!(held * 2 <= live * 3, "held {held} live {live}: above 1.5");
-}
-
-#[test]
-fn a_packet_of_exactly_copybreak_bytes_is_copied() {
-    let mut bench = bench(RxOptions {
-        copybreak: 256,
-        ..no_gro()
-    });
-    bench.send(256, 0);
-    bench.send(256, 1);
-    let batch = bench.recv(2);
-    let places: Vec<_> = batch.iter().map(|packet| packet.offset()).collect();
-    assert_eq!(places[1] - places[0], 256, "side by side");
-}
-
-#[test]
 fn a_full_pool_costs_packets_and_nothing_else() {
     let mut bench = bench_on(one_region(32 * 1024), V4, no_gro());
     let mut hoard: Vec<FragMut> = Vec::new();
@@ -237,26 +176,6 @@ fn every_packet_is_handed_out_or_counted_while_memory_comes_and_goes() {
     assert!(stats.rx_alloc_fail > 0, "the pool was never full");
     assert_eq!(stats.rx_packets + stats.rx_alloc_fail, sent);
     assert!(bench.pool.stats().held_bytes <= 2 << 20);
-}
-
-#[test]
-fn a_small_packet_without_memory_stays_in_its_buffer() {
-    let mut bench = bench_on(one_region(32 * 1024), V4, no_gro());
-    bench.recv(4);
-    assert_eq!(bench.ring.armed(), 4);
-    let mut hoard: Vec<FragMut> = Vec::new();
-    for size in [32 * 1024, 1024, 64] {
-        while let Ok(frag) = bench.cache.alloc(size) {
-            hoard.push(frag);
-        }
-    }
-    bench.send(100, 1);
-    bench.send(0, 2);
-    let batch = bench.recv(2);
-    assert_eq!(batch.len(), 2);
-    assert_eq!(first_damage(batch.get(0).unwrap().bytes, 1), None);
-    assert!(batch.get(1).unwrap().bytes.is_empty());
-    assert_eq!(bench.ring.stats().rx_alloc_fail, 0);
 }
 
 #[test]

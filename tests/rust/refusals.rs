@@ -1,17 +1,54 @@
-//! What a pool promises when the OS does not take a region back.
+//! What a pool promises when the OS gives no region, or does not take one back.
 //!
-//! This program has a `munmap` of its own, before the C library's, which refuses
+//! This program has a `mmap` and a `munmap` of its own, before the C library's, which refuse
 //! regions while a test says so. Tests of one process; they take turns.
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use pagefrag::{PageFragCache, PagePool, REGION, RegionWatch};
+use pagefrag::{Error, PageFragCache, PagePool, REGION, RegionWatch};
 
+/// Does the OS give no regions?
+static GIVES_NONE: AtomicBool = AtomicBool::new(false);
+/// Does it take none back?
 static REFUSES: AtomicBool = AtomicBool::new(false);
+
+/// As the C library's, which it hides from this program.
+///
+/// # Safety
+/// As `mmap(2)`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn mmap(
+    address: *mut c_void,
+    len: usize,
+    protection: i32,
+    flags: i32,
+    file: i32,
+    offset: i64,
+) -> *mut c_void {
+    if len > REGION && GIVES_NONE.load(Ordering::SeqCst) {
+        return libc::MAP_FAILED;
+    }
+    // SAFETY: the caller's own arguments.
+    let made = unsafe {
+        libc::syscall(
+            libc::SYS_mmap,
+            address,
+            len,
+            protection,
+            flags,
+            file,
+            offset,
+        )
+    };
+    // An address, or -1, and that is `MAP_FAILED`.
+    std::ptr::with_exposed_provenance_mut(usize::try_from(made).unwrap_or(usize::MAX))
+}
 
 /// As the C library's, which it hides from this program.
 ///
@@ -26,6 +63,28 @@ unsafe extern "C" fn munmap(address: *mut c_void, len: usize) -> i32 {
     let done = unsafe { libc::syscall(libc::SYS_munmap, address, len) };
     i32::from(done == 0) - 1
 }
+
+thread_local!(static CALLS: Cell<u64> = const { Cell::new(0) });
+
+/// The system's heap, with a count of calls per thread.
+struct Counting;
+
+// SAFETY: all of it is the system's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.set(CALLS.get() + 1);
+        // SAFETY: the caller's layout, passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's block and layout, passed on.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static HEAP: Counting = Counting;
 
 /// Regions in the books.
 static NOTED: AtomicIsize = AtomicIsize::new(0);
@@ -63,6 +122,27 @@ fn free_region() -> PagePool {
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn a_region_that_is_not_given_leaves_no_trace() {
+    let _turn = turn();
+    let pool = PagePool::builder().build().unwrap();
+    let mut cache = PageFragCache::new(&pool);
+    GIVES_NONE.store(true, Ordering::SeqCst);
+    // The first may make the place where regions are written down.
+    assert_eq!(cache.alloc(1).unwrap_err(), Error::OutOfMemory);
+    let before = CALLS.get();
+    // More than that place has room for: each region that was not given has left its own.
+    let refused = (0..1000).all(|_| cache.alloc(1).is_err_and(|e| e == Error::OutOfMemory));
+    let calls = CALLS.get() - before;
+    GIVES_NONE.store(false, Ordering::SeqCst);
+    assert!(refused);
+    assert_eq!(calls, 0, "the place for them has not grown");
+    let frag = cache.alloc(1).unwrap();
+    assert_eq!(pool.audit().unwrap().regions_mapped, 1);
+    drop((frag, cache));
+    assert_eq!(pool.trim(), 1);
 }
 
 #[test]

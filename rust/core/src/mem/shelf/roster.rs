@@ -77,3 +77,42 @@ impl Drop for Roster {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::mem::shelf::count;
+
+    /// What a cache goes by when it begins.
+    fn told(shelf: &Shelf) -> String {
+        let numbers = [&shelf.debt, &shelf.pace, &shelf.small, &shelf.round_in];
+        format!("{:?} {:?}", numbers.map(|cell| cell.get()), shelf.counters)
+    }
+
+    #[test]
+    fn a_shelf_that_is_taken_again_is_as_good_as_new() {
+        let roster = Roster::new();
+        let first = roster.take();
+        // SAFETY: lives as long as the roster.
+        let shelf = unsafe { first.as_ref() };
+        let new = told(shelf);
+        for cell in [&shelf.debt, &shelf.pace, &shelf.small, &shelf.round_in] {
+            cell.set(7);
+        }
+        let counters = &shelf.counters;
+        for counter in [
+            &counters.refills,
+            &counters.reuses,
+            &counters.pages_taken,
+            &counters.adopted,
+            &counters.pages_given,
+            &counters.orphaned,
+            &counters.alloc_fail,
+        ] {
+            count(counter);
+        }
+        shelf.vacate();
+        assert_eq!(roster.take(), first);
+        assert_eq!(told(shelf), new);
+    }
+}
