@@ -102,8 +102,8 @@ format: $(MARKS)/venv ## let the tools lay everything out
 # --- proofs and measurements ------------------------------------------------
 
 .PHONY: loom
-loom: ## every concurrency model, in full
-	LOOM_MAX_PREEMPTIONS=3 $(PYTHON) tests/run_models.py
+loom: $(MARKS)/venv ## every concurrency model, in full
+	LOOM_MAX_PREEMPTIONS=3 $(NOTED) "make loom" -- $(BIN)/python tests/run_models.py
 
 .PHONY: loom-quick
 loom-quick: ## every concurrency model, few preemptions, a few seconds each

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,12 +57,18 @@ def run() -> tuple[int, str]:
 def main() -> int:
     """Return 0 when every listed model ran and passed."""
     models = listed()
+    started = time.monotonic()
     status, output = run()
     missing = models - passed(output)
     if status == 0 and (missing or not models):
         print(f"models that did not run: {', '.join(sorted(missing)) or 'all'}", file=sys.stderr)
         return 1
-    print(f"{len(models & passed(output))} of {len(models)} models passed")
+    bound = os.environ.get("LOOM_MAX_PREEMPTIONS", "any number of")
+    seconds = time.monotonic() - started
+    print(
+        f"{len(models & passed(output))} of {len(models)} models passed, {bound} preemptions, "
+        f"{seconds:.0f} s"
+    )
     return status
 
 
