@@ -82,11 +82,12 @@ impl Drop for Roster {
 mod tests {
     use super::*;
     use crate::mem::shelf::count;
+    use crate::sync::OwnerU64;
 
     /// What a cache goes by when it begins.
     fn told(shelf: &Shelf) -> String {
         let numbers = [&shelf.debt, &shelf.pace, &shelf.small, &shelf.round_in];
-        format!("{:?} {:?}", numbers.map(|cell| cell.get()), shelf.counters)
+        format!("{:?} {:?}", numbers.map(OwnerU64::get), shelf.counters)
     }
 
     #[test]
