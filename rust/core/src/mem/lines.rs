@@ -86,34 +86,28 @@ pub(crate) fn longest_run(words: impl Iterator<Item = u64>) -> usize {
     longest.max(open)
 }
 
-/// The longest run of set lines in `word`: doubled while it lasts, then made
-/// longer by what is left, halved each time.
+/// The longest run of set lines in `word`, which has some and not all: doubled while it
+/// lasts, then made longer by what is left, halved each time.
 fn run_inside(word: u64) -> usize {
-    let (mut doubled, mut steps) = ([word; 7], 0);
-    loop {
-        let starts = doubled[steps];
-        let longer = starts & (starts >> (1 << steps));
+    let (mut doubled, mut steps) = ([word; 6], 0);
+    for step in 0..5 {
+        let starts = doubled[step];
+        let longer = starts & (starts >> (1 << step));
         if longer == 0 {
             break;
         }
-        steps += 1;
+        steps = step + 1;
         doubled[steps] = longer;
-        if steps == 6 {
-            break;
-        }
     }
-    if word == 0 {
-        return 0;
-    }
-    let (mut starts, mut run) = (doubled[steps], 1 << steps);
+    let (mut starts, mut run) = (doubled[steps], 1_usize << steps);
     for step in (0..steps).rev() {
-        let longer = starts & doubled[step].checked_shr(run).unwrap_or(0);
+        let longer = starts & (doubled[step] >> run);
         if longer != 0 {
             starts = longer;
             run += 1 << step;
         }
     }
-    run as usize
+    run
 }
 
 #[cfg(all(test, not(loom)))]

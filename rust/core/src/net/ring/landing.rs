@@ -112,9 +112,7 @@ impl Landing {
     fn give_back(&mut self, first: usize) {
         let touched = self.marks.iter().rposition(|&pages| pages > 0);
         let end = touched.map_or(0, |last| last + 1);
-        if first >= end {
-            return;
-        }
+        assert!(first < end, "only what lies behind `first` can be too much");
         // SAFETY: `first` is below `end`, which is at most the number of slots.
         let start = unsafe { self.mapping.base.add(first * SLOT) };
         // SAFETY: slots of the mapping, borrowed exclusively; the caller needs
