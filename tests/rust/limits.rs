@@ -562,3 +562,22 @@ fn a_refusal_of_the_system_leaves_no_trace() {
     limit_addresses(None);
     assert_eq!(cache.alloc(1).unwrap().len(), 1);
 }
+
+#[test]
+fn without_a_descriptor_to_ask_with_no_huge_pages_are_told() {
+    if !is_child() {
+        return in_a_child("without_a_descriptor_to_ask_with_no_huge_pages_are_told");
+    }
+    let pool = PagePool::builder().build().unwrap();
+    let mut frag = PageFragCache::new(&pool).alloc(DEFAULT_PAGE).unwrap();
+    frag.fill(1);
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a valid limit.
+    let failed = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) };
+    assert_eq!(failed, 0, "a process may lower its limits");
+    let stats = pool.audit().unwrap();
+    assert_eq!((stats.huge_bytes, stats.regions_mapped), (0, 1));
+}

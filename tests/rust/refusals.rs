@@ -1,7 +1,7 @@
-//! What a pool promises when the OS gives no region, or does not take one back.
+//! What a pool promises when the OS gives no region, does not take one back, or takes no advice.
 //!
-//! This program has a `mmap` and a `munmap` of its own, before the C library's, which refuse
-//! regions while a test says so. Tests of one process; they take turns.
+//! This program has a `mmap`, a `munmap` and a `madvise` of its own, before the C library's, which
+//! refuse regions while a test says so. Tests of one process; they take turns.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -15,7 +15,7 @@ use pagefrag::{Error, PageFragCache, PagePool, REGION, RegionWatch};
 
 /// Does the OS give no regions?
 static GIVES_NONE: AtomicBool = AtomicBool::new(false);
-/// Does it take none back?
+/// Does it take none back, and no advice?
 static REFUSES: AtomicBool = AtomicBool::new(false);
 
 /// As the C library's, which it hides from this program.
@@ -61,6 +61,20 @@ unsafe extern "C" fn munmap(address: *mut c_void, len: usize) -> i32 {
     }
     // SAFETY: the caller's own arguments.
     let done = unsafe { libc::syscall(libc::SYS_munmap, address, len) };
+    i32::from(done == 0) - 1
+}
+
+/// As the C library's, which it hides from this program.
+///
+/// # Safety
+/// As `madvise(2)`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn madvise(address: *mut c_void, len: usize, advice: i32) -> i32 {
+    if len == REGION && REFUSES.load(Ordering::SeqCst) {
+        return -1;
+    }
+    // SAFETY: the caller's own arguments.
+    let done = unsafe { libc::syscall(libc::SYS_madvise, address, len, advice) };
     i32::from(done == 0) - 1
 }
 
@@ -170,4 +184,16 @@ fn what_a_pool_that_ends_cannot_give_back_stays_in_the_books() {
     drop(pool);
     REFUSES.store(false, Ordering::SeqCst);
     assert_eq!(NOTED.swap(0, Ordering::SeqCst), 1);
+}
+
+#[test]
+fn huge_pages_that_the_os_refuses_are_counted_and_no_more() {
+    let _turn = turn();
+    let pool = PagePool::builder().build().unwrap();
+    REFUSES.store(true, Ordering::SeqCst);
+    let frag = PageFragCache::new(&pool).alloc(1500).unwrap();
+    REFUSES.store(false, Ordering::SeqCst);
+    assert_eq!(frag.len(), 1500);
+    let stats = pool.stats();
+    assert_eq!((stats.huge_failed, stats.regions_mapped), (1, 1));
 }

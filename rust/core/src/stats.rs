@@ -151,3 +151,57 @@ impl fmt::Display for AuditError {
 }
 
 impl std::error::Error for AuditError {}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{AuditError, CacheStats};
+
+    #[test]
+    fn an_audit_that_finds_nothing_is_no_error() {
+        assert_eq!(AuditError::check(Vec::new()), Ok(()));
+    }
+
+    #[test]
+    fn an_audit_tells_all_that_it_found() {
+        let findings = vec!["one page is lost".to_owned(), "and one more".to_owned()];
+        let error = AuditError::check(findings.clone()).unwrap_err();
+        assert_eq!(error.findings(), findings);
+        assert_eq!(
+            error.to_string(),
+            "the pool's books do not balance: one page is lost; and one more"
+        );
+    }
+
+    #[test]
+    fn what_caches_count_adds_up_one_by_one() {
+        let one = CacheStats {
+            pages: 1,
+            held_bytes: 2,
+            live_bytes: 3,
+            pinned_bytes: 4,
+            refills: 5,
+            reuses: 6,
+            pages_taken: 7,
+            adopted: 8,
+            pages_given: 9,
+            orphaned: 10,
+            alloc_fail: 11,
+        };
+        let mut sum = one;
+        sum += one;
+        let twice = CacheStats {
+            pages: 2,
+            held_bytes: 4,
+            live_bytes: 6,
+            pinned_bytes: 8,
+            refills: 10,
+            reuses: 12,
+            pages_taken: 14,
+            adopted: 16,
+            pages_given: 18,
+            orphaned: 20,
+            alloc_fail: 22,
+        };
+        assert_eq!(sum, twice);
+    }
+}

@@ -84,6 +84,9 @@ mod tests {
         let address = frag.as_ptr();
         let bytes = Bytes::from(frag);
         assert_eq!(bytes.as_ptr(), address, "no copy");
+        let shared = cache.alloc(10).unwrap().freeze();
+        assert_eq!(Bytes::from(shared.clone()).as_ptr(), shared.as_ptr());
+        drop(shared);
         let slice = bytes.slice(1000..);
         drop(bytes);
         let pool = cache.pool().clone();

@@ -335,3 +335,75 @@ impl PagePool {
 pub fn os_page_size() -> usize {
     os::os_page_size()
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::PagePool;
+    use crate::geometry::{DEFAULT_PAGE, REGION};
+    use crate::mem::depot;
+    use crate::mem::page::{FreePage, NOBODY, ORPHAN, Page, Role};
+    use crate::sync::Ordering;
+
+    const PAGES: usize = REGION / DEFAULT_PAGE;
+
+    /// A pool, and a page that was taken out of it by nobody.
+    fn with_a_page() -> (PagePool, Page) {
+        let pool = PagePool::new(DEFAULT_PAGE).unwrap();
+        let page = pool.depot.take().unwrap().into_page();
+        (pool, page)
+    }
+
+    fn give_back(pool: &PagePool, page: Page) {
+        // SAFETY: taken above, without fragments.
+        depot::give(unsafe { FreePage::assume(page) });
+        let stats = pool.audit().unwrap();
+        assert_eq!(stats.pages_free, PAGES as u64);
+    }
+
+    #[test]
+    fn an_audit_finds_a_page_that_is_lost() {
+        let (pool, page) = with_a_page();
+        let found = pool.audit().unwrap_err();
+        let free = PAGES - 1;
+        let expected = [
+            format!("page {:#x} is nobody's and not free", page.base().addr()),
+            format!("{PAGES} pages were obtained and {free} are accounted for"),
+        ];
+        assert_eq!(found.findings(), expected);
+        give_back(&pool, page);
+    }
+
+    #[test]
+    fn an_audit_finds_an_orphan_that_nobody_can_adopt() {
+        let (pool, page) = with_a_page();
+        page.head().owner.store(ORPHAN, Ordering::Relaxed);
+        let found = pool.audit().unwrap_err();
+        let expected = format!("orphan {:#x} has no ticket", page.base().addr());
+        assert_eq!(found.findings(), [expected]);
+        page.head().owner.store(NOBODY, Ordering::Relaxed);
+        give_back(&pool, page);
+    }
+
+    #[test]
+    fn an_audit_finds_a_page_of_the_pool_that_somebody_carves() {
+        let (pool, page) = with_a_page();
+        give_back(&pool, page);
+        page.set_role(Role::Orphan);
+        assert_eq!(page.role(), Role::Orphan);
+        let found = pool.audit().unwrap_err();
+        let expected = format!("page {:#x} is in the pool and owned", page.base().addr());
+        assert_eq!(found.findings(), [expected]);
+        page.set_role(Role::Free);
+        assert!(pool.audit().is_ok());
+    }
+
+    #[test]
+    fn an_audit_finds_more_alive_than_is_held() {
+        let (pool, page) = with_a_page();
+        page.head().tally.store(-2, Ordering::Relaxed);
+        let found = pool.audit().unwrap_err();
+        assert_eq!(found.findings()[2], "128 bytes are alive in 0 held");
+        page.head().tally.store(0, Ordering::Relaxed);
+        give_back(&pool, page);
+    }
+}

@@ -238,3 +238,54 @@ impl LastFree {
         FreePage(page)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::env;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::super::{DEAD, OWNED};
+    use crate::mem::{Granule, PageFragCache, PagePool};
+    use crate::sync::Ordering;
+
+    const CHILD: &str = "PAGEFRAG_COUNTS_TOO_FAR";
+
+    /// In a child process, which must be ended by it, a share of a fragment whose count
+    /// is as far as `set` makes it.
+    fn ends_the_process(name: &str, granule: Granule, set: fn(&super::Page, usize)) {
+        if env::var_os(CHILD).is_some() {
+            let pool = PagePool::new(32 * 1024).unwrap();
+            let mut cache = PageFragCache::with_granule(&pool, granule);
+            let raw = cache.alloc(100).unwrap().freeze().into_raw();
+            let page = raw.home();
+            set(&page, page.first_line());
+            let _shared = raw.share();
+            unreachable!("one more than can be counted");
+        }
+        let done = Command::new(env::current_exe().unwrap())
+            .args(["--exact", &format!("mem::page::roads::tests::{name}")])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert_eq!(done.status.signal(), Some(6), "{done:?}");
+    }
+
+    #[test]
+    fn a_sharer_too_many_ends_the_process() {
+        ends_the_process(
+            "a_sharer_too_many_ends_the_process",
+            Granule::Line,
+            |page, line| page.header().notes[line].store(DEAD / 2, Ordering::Relaxed),
+        );
+    }
+
+    #[test]
+    fn a_byte_too_many_ends_the_process() {
+        ends_the_process(
+            "a_byte_too_many_ends_the_process",
+            Granule::Byte,
+            |page, _| page.head().tally.store(OWNED / 2 - 1, Ordering::Relaxed),
+        );
+    }
+}
