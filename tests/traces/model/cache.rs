@@ -2,7 +2,8 @@
 
 use pagefrag::Error;
 
-use super::pages::{Count, Frag, LINE, Line, Name, Piece, Role, Shelf, class_of, lines_for};
+use super::lines::Line;
+use super::pages::{Count, Frag, LINE, Name, Piece, Role, Shelf, class_of, lines_for};
 use super::pool::Pool;
 
 /// A request of up to this part of a page is small.
@@ -445,7 +446,7 @@ impl Carver<'_> {
         let page = &mut self.pool[name];
         if wipes && page.bytewise {
             // Pages of bytes are wiped when they are started, not when they die.
-            page.contents.fill(0);
+            page.wipe_all();
         }
         page.open(self.at, self.bytewise);
         Ok(name)
@@ -568,7 +569,7 @@ impl Carver<'_> {
         self.shelf().offset = 0;
         self.pool[page].role = Role::Current;
         if self.pool.config.init_on_alloc || self.pool.config.init_on_free {
-            self.pool[page].contents.fill(0);
+            self.pool[page].wipe_all();
         }
         (page, 0)
     }

@@ -8,6 +8,8 @@
 //! specification.
 
 mod cache;
+mod contents;
+mod lines;
 mod pages;
 mod pool;
 mod skb;

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use super::contents::Contents;
+use super::lines::{Line, Lines};
+
 /// Bytes of a line.
 pub(super) const LINE: usize = 64;
 /// Bytes of a region.
@@ -27,17 +30,6 @@ pub(super) fn class_of(lines: usize) -> usize {
     (octave - 2) * 4 + (lines >> (octave - 2)) - 1
 }
 
-/// A line of a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Line {
-    /// Free, and the owner knows.
-    Free,
-    /// In a live fragment, or in the hole that is being carved.
-    Taken,
-    /// Freed by another thread than the owner's, who has not looked yet.
-    Away,
-}
-
 /// What a page is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -58,7 +50,7 @@ pub(super) struct Page {
     /// Whose it is; nobody's if free or orphan.
     pub(super) shelf: Option<usize>,
     pub(super) bytewise: bool,
-    pub(super) lines: Vec<Line>,
+    pub(super) lines: Lines,
     /// The hole being carved, in bytes of the page.
     pub(super) hole: Option<Range<usize>>,
     /// Bytes that its handles account for, if it is packed to the byte.
@@ -71,7 +63,7 @@ pub(super) struct Page {
     pub(super) list: usize,
     /// Lines that were free when it came there; none of a page packed to the byte.
     pub(super) listed: u64,
-    pub(super) contents: Vec<u8>,
+    pub(super) contents: Contents,
 }
 
 impl Page {
@@ -80,14 +72,14 @@ impl Page {
             role: Role::Free,
             shelf: None,
             bytewise: false,
-            lines: vec![Line::Free; size / LINE],
+            lines: Lines::free(size / LINE),
             hole: None,
             alive: 0,
             back: None,
             countdown: None,
             list: 0,
             listed: 0,
-            contents: vec![0; size],
+            contents: Contents::zero(size),
         }
     }
 
@@ -96,7 +88,7 @@ impl Page {
         self.role = Role::Current;
         self.shelf = Some(shelf);
         self.bytewise = bytewise;
-        self.lines.fill(Line::Free);
+        self.lines.set(0..self.lines.len(), Line::Free);
         self.hole = None;
         self.alive = 0;
         self.expect_nothing();
@@ -118,11 +110,15 @@ impl Page {
     /// Sets the lines of `size` bytes from `start`, a line's first.
     pub(super) fn mark(&mut self, start: usize, size: usize, state: Line) {
         let first = start / LINE;
-        self.lines[first..first + lines_for(size)].fill(state);
+        self.lines.set(first..first + lines_for(size), state);
     }
 
     pub(super) fn wipe(&mut self, start: usize, size: usize) {
-        self.contents[start..start + size].fill(0);
+        self.contents.wipe(start..start + size);
+    }
+
+    pub(super) fn wipe_all(&mut self) {
+        self.wipe(0, self.contents.len());
     }
 
     /// Bytes of the hole that were not carved yet.
@@ -130,22 +126,18 @@ impl Page {
         self.hole.as_ref().map_or(0, ExactSizeIterator::len)
     }
 
-    pub(super) fn count(&self, state: Line) -> usize {
-        self.lines.iter().filter(|&&line| line == state).count()
-    }
-
     /// Is nothing in it alive? Lines that others freed count as dead.
     pub(super) fn is_dead(&self) -> bool {
         if self.bytewise {
             self.alive == 0
         } else {
-            self.count(Line::Taken) == 0
+            self.lines.count(Line::Taken) == 0
         }
     }
 
     /// Does its owner know every line to be free?
     pub(super) fn is_whole(&self) -> bool {
-        self.count(Line::Free) == self.lines.len()
+        self.lines.count(Line::Free) == self.lines.len()
     }
 
     /// Bytes of its live fragments. At granule 1 each sharer counts.
@@ -153,7 +145,7 @@ impl Page {
         if self.bytewise {
             self.alive.min(self.contents.len())
         } else {
-            self.count(Line::Taken) * LINE - self.uncarved()
+            self.lines.count(Line::Taken) * LINE - self.uncarved()
         }
     }
 
@@ -162,29 +154,13 @@ impl Page {
         if self.bytewise {
             self.is_dead()
         } else {
-            self.count(Line::Away) != 0
+            self.lines.count(Line::Away) != 0
         }
     }
 
     /// The owner takes note of what others freed.
     pub(super) fn sweep(&mut self) {
-        for line in &mut self.lines {
-            if *line == Line::Away {
-                *line = Line::Free;
-            }
-        }
-    }
-
-    /// The runs of free lines from line `from` on: first line, lines.
-    pub(super) fn holes(&self, from: usize) -> impl Iterator<Item = (usize, usize)> {
-        let mut at = from;
-        std::iter::from_fn(move || {
-            at += self.lines[at..].iter().position(|&l| l == Line::Free)?;
-            let rest = &self.lines[at..];
-            let count = rest.iter().take_while(|&&l| l == Line::Free).count();
-            at += count;
-            Some((at - count, count))
-        })
+        self.lines.turn(Line::Away, Line::Free);
     }
 
     /// The holes with `need` lines from a multiple of `step` on.
@@ -194,7 +170,8 @@ impl Page {
         step: usize,
         from: usize,
     ) -> impl Iterator<Item = (usize, usize)> {
-        self.holes(from)
+        self.lines
+            .holes(from)
             .filter(move |&(first, count)| first.next_multiple_of(step) - first + need <= count)
     }
 

@@ -4,9 +4,9 @@ use std::ops::{Index, IndexMut};
 
 use pagefrag::Error;
 
+use super::lines::Line;
 use super::pages::{
-    Count, Frag, LINE, Line, Name, Page, Piece, REGION, Role, SPARES, Shelf, WORTH, class_of,
-    lines_for,
+    Count, Frag, LINE, Name, Page, Piece, REGION, Role, SPARES, Shelf, WORTH, class_of, lines_for,
 };
 use crate::traces::{Config, Fault};
 
@@ -189,12 +189,13 @@ impl Pool {
     }
 
     pub(super) fn bytes(&self, frag: &Frag) -> &[u8] {
-        &self[self.page_of(frag)].contents[frag.start..frag.start + frag.len]
+        let page = &self[self.page_of(frag)];
+        page.contents.read(frag.start..frag.start + frag.len)
     }
 
     pub(super) fn bytes_mut(&mut self, frag: &Frag) -> &mut [u8] {
         let page = self.page_of(frag);
-        &mut self[page].contents[frag.start..frag.start + frag.len]
+        self[page].contents.write(frag.start..frag.start + frag.len)
     }
 
     /// Is there one handle? At granule 1 that can be told only if there never
@@ -338,7 +339,7 @@ impl Pool {
     /// enough.
     pub(super) fn put_away(&mut self, shelf: usize, name: Name) {
         let page = &mut self[name];
-        let (lines, free) = (page.lines.len(), page.count(Line::Free));
+        let (lines, free) = (page.lines.len(), page.lines.count(Line::Free));
         let dead = if page.bytewise {
             page.is_dead()
         } else {
@@ -355,7 +356,12 @@ impl Pool {
             page.list = 0;
             countdown = worth.saturating_sub(free);
         } else {
-            let longest = page.holes(0).map(|(_, count)| count).max().unwrap_or(0);
+            let longest = page
+                .lines
+                .holes(0)
+                .map(|(_, count)| count)
+                .max()
+                .unwrap_or(0);
             page.list = 1 + class_of(longest);
             countdown = (lines / 4).min(lines - free);
         }
