@@ -50,6 +50,13 @@ pub extern "C" fn pagefrag_faults(plan: u32) -> u32 {
     FAILED.swap(0, Ordering::Relaxed)
 }
 
+/// Tells of `len` bytes that the program wrote, from `start` on. Who tells of one such write tells
+/// of all into a pool's memory: then regions come back sooner.
+#[unsafe(no_mangle)]
+pub extern "C" fn pagefrag_wrote(start: *const c_void, len: size_t) {
+    kept::wrote(start, len);
+}
+
 fn is_planned() -> bool {
     PLAN.load(Ordering::Relaxed) != 0
 }

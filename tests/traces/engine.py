@@ -21,8 +21,12 @@ NOTHING = "-"
 VIEWED = "refused: viewed"
 
 
-# The preloaded library's door, if it is there (``tests/faults``).
+# The preloaded library's doors, if it is there (``tests/faults``).
 _set_plan = getattr(ctypes.CDLL(None), "pagefrag_faults", None)
+_wrote = getattr(ctypes.CDLL(None), "pagefrag_wrote", None)
+if _wrote is not None:
+    _wrote.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    _wrote.restype = None
 
 
 def follow(plan: int) -> None:
@@ -31,6 +35,12 @@ def follow(plan: int) -> None:
         _set_plan(plan)
     elif plan:
         raise RuntimeError("a trace with faults is run with LD_PRELOAD=libpagefrag_faults.so")
+
+
+def wrote(view: memoryview) -> None:
+    """Tell the preloaded library of bytes of a pool that were written."""
+    if _wrote is not None and view.nbytes:
+        _wrote(ctypes.addressof(ctypes.c_char.from_buffer(view)), view.nbytes)
 
 
 class _Worker:
@@ -250,6 +260,7 @@ class World:
                 raise Refused("refused: read-only") from error
         with memoryview(held) as view:
             view[:] = pattern(seed, view.nbytes)
+            wrote(view)
         return "written"
 
     def read(self, at: int) -> str:
@@ -285,9 +296,11 @@ class World:
             return NOTHING
         match op:
             case "put":
-                skb.put(pattern(arg, arg % 256)).release()
+                with skb.put(pattern(arg, arg % 256)) as view:
+                    wrote(view)
             case "push":
-                skb.push(pattern(arg, arg % 128)).release()
+                with skb.push(pattern(arg, arg % 128)) as view:
+                    wrote(view)
             case "pull":
                 skb.pull(arg % 256).release()
             case _:

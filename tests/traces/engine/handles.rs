@@ -5,13 +5,19 @@ use pagefrag::{Error, Frag, RawFrag};
 
 use super::{Handle, Held, World};
 use crate::traces::said::{Said, Told, VIEWED};
-use crate::traces::{Op, Step, digest, write};
+use crate::traces::{Op, Step, digest, faults};
 
 /// The bytes of a handle that is not an skb.
 fn bytes_of(raw: &RawFrag) -> &[u8] {
     // SAFETY: the handle keeps the bytes; threads take turns, so nobody
     // writes.
     unsafe { std::slice::from_raw_parts(raw.as_ptr(), raw.len()) }
+}
+
+/// Writes the pattern of a step, and says so.
+fn write(bytes: &mut [u8], arg: usize) {
+    crate::traces::write(bytes, arg);
+    faults::wrote(bytes);
 }
 
 impl World {
