@@ -1,24 +1,62 @@
 //! Threads that are real and take turns.
 
-use std::sync::mpsc::{Sender, channel};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-type Job = Box<dyn FnOnce() + Send>;
+enum Order {
+    Do(Box<dyn FnOnce() + Send>),
+    End,
+}
+
+/// A place for one thing, which one thread leaves there for another, who sleeps until it comes.
+struct Desk<T>(Mutex<Option<T>>);
+
+impl<T> Desk<T> {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(None)))
+    }
+
+    fn leave(&self, thing: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(thing);
+    }
+
+    /// Whoever leaves something wakes this thread.
+    fn wait(&self) -> T {
+        loop {
+            if let Some(thing) = { self.0.lock().unwrap_or_else(PoisonError::into_inner) }.take() {
+                return thing;
+            }
+            thread::park();
+        }
+    }
+}
 
 struct Worker {
-    jobs: Sender<Job>,
+    orders: Arc<Desk<Order>>,
     thread: JoinHandle<()>,
 }
 
 impl Worker {
     fn start() -> Self {
-        let (jobs, todo) = channel::<Job>();
-        let thread = thread::spawn(move || todo.into_iter().for_each(|job| job()));
-        Self { jobs, thread }
+        let orders = Desk::new();
+        let desk = Arc::clone(&orders);
+        let live = move || {
+            while let Order::Do(job) = desk.wait() {
+                job();
+            }
+        };
+        let thread = thread::spawn(live);
+        Self { orders, thread }
+    }
+
+    fn order(&self, order: Order) {
+        self.orders.leave(order);
+        self.thread.thread().unpark();
     }
 
     fn end(self) {
-        drop(self.jobs);
+        self.order(Order::End);
         self.thread.join().expect("the thread came through");
     }
 }
@@ -30,7 +68,7 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    /// Runs `f` on thread `at` and waits for it.
+    /// Runs `f` on thread `at` and waits for it. A panic goes on here.
     pub(crate) fn run<R: Send + 'static>(
         &mut self,
         at: usize,
@@ -39,11 +77,15 @@ impl Threads {
         let Some(other) = at.checked_sub(1) else {
             return f();
         };
-        let (send, receive) = channel();
+        let answers = Desk::new();
+        let (desk, caller) = (Arc::clone(&answers), thread::current());
+        let job = move || {
+            desk.leave(catch_unwind(AssertUnwindSafe(f)));
+            caller.unpark();
+        };
         let worker = self.others[other].get_or_insert_with(Worker::start);
-        let job = move || drop(send.send(f()));
-        worker.jobs.send(Box::new(job)).expect("the thread lives");
-        receive.recv().expect("the thread came through")
+        worker.order(Order::Do(Box::new(job)));
+        answers.wait().unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Ends thread `at`; the next `run` there starts another. Thread 0 stays:
