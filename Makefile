@@ -75,6 +75,7 @@ test-py: $(MARKS)/module ## Python: pytest, types, stubs against the module
 TRACE := $(TARGET)/quick/release/trace
 FAULTS_LIBRARY := $(TARGET)/quick/release/libpagefrag_faults.so
 EXECUTORS := LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $(BIN)/python tests/campaigns/traces.py
+STARVED := LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $(BIN)/python tests/campaigns/starved.py
 .PHONY: trace-programs
 trace-programs: $(MARKS)/module
 	$(QUICK_LINK) $(CARGO) build --locked --release -p pagefrag-tests --bin trace
@@ -83,6 +84,7 @@ trace-programs: $(MARKS)/module
 test-traces: trace-programs ## both languages and both models run the same traces: equal logs, byte for byte
 	$(EXECUTORS) replay $(TRACE) tests/traces/corpus
 	$(EXECUTORS) compare $(TRACE) 1 300 100
+	$(STARVED) $(wildcard tests/traces/corpus/[0-3]*.trace)
 
 .PHONY: lint
 lint: $(MARKS)/venv ## layout and lints of both languages
@@ -213,8 +215,9 @@ fuzz-python: trace-programs $(MARKS)/atheris ## a state machine, and atheris: th
 
 .PHONY: faults
 FAULT_SECONDS ?= 120
-faults: trace-programs ## each call of the pool to the system fails once and for good; FAULT_SECONDS=120
+faults: trace-programs ## calls to the system, and memory of objects, fail once and for good; FAULT_SECONDS=120
 	$(NOTED) "make faults FAULT_SECONDS=$(FAULT_SECONDS)" -- env $(EXECUTORS) faults $(TRACE) $(FAULT_SECONDS) tests/traces/corpus
+	$(NOTED) "make faults (objects)" -- env $(STARVED) --seconds $(FAULT_SECONDS) tests/traces/corpus
 
 # The sanitizers are unstable options, which RUSTC_BOOTSTRAP opens in the stable compiler. They have
 # folders of their own; --target keeps build scripts as they are.

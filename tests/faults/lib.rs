@@ -12,6 +12,8 @@
 //!
 //! And there is no account of the process's mappings (`/proc/self/smaps`): the kernel writes it
 //! for longer than a trace runs, for the bytes in huge pages, of which no trace speaks.
+//!
+//! Memory for Python's objects is refused on request too (`objects.rs`).
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -19,6 +21,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use libc::{c_int, c_long, off_t, size_t};
 
 mod kept;
+mod objects;
 
 /// Bytes of a region.
 const REGION: usize = 2 << 20;

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+needs_testcapi = pytest.mark.skipif(
+    importlib.util.find_spec("_testcapi") is None, reason="this Python has no _testcapi"
+)
+
+
 LADDER = """
 import resource, sys
 import pagefrag
@@ -152,12 +157,101 @@ print("lived")
 """
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("_testcapi") is None, reason="this Python has no _testcapi"
-)
+@needs_testcapi
 @pytest.mark.parametrize("door", DOORS)
 def test_any_allocation_may_fail(door: str) -> None:
     done = run(PROGRAM, DOORS[door])
+    assert (done.returncode, done.stdout) == (0, "lived\n"), done.stderr[-3000:]
+
+
+COMMIT = """
+import _testcapi
+import pagefrag
+
+cache = pagefrag.PageFragCache(pagefrag.PagePool(huge_pages="never"))
+kept, refused = [], 0
+# More than the dead objects that are kept for new ones.
+for number in range(2000):
+    room = cache.prepare(16)
+    with memoryview(room) as view:
+        view[:16] = number.to_bytes(16, "little")
+    place = room.page, room.offset
+    commit = room.commit
+    try:
+        _testcapi.set_nomemory(0, 1)
+        try:
+            frag = commit(16)
+        finally:
+            _testcapi.remove_mem_hooks()
+    except MemoryError:
+        refused += 1
+        assert (room.page, room.offset) == place
+        frag = room.commit(16)
+    assert int.from_bytes(frag.tobytes(), "little") == number
+    assert (frag.page, frag.offset) == place
+    kept.append(frag)
+assert refused, "an object was made without memory"
+del frag, room, commit
+kept.clear()
+cache.drain()
+cache.pool.trim()
+assert cache.pool.audit().regions_mapped == 0
+print("lived")
+"""
+
+FIRST = """
+import threading
+import _testcapi
+import pagefrag
+
+pool = pagefrag.PagePool(huge_pages="never")
+cache = pagefrag.PageFragCache(pool)
+netdev = pagefrag.NetdevCache(pool)
+doors = [
+    lambda: cache.alloc(100),
+    lambda: cache.alloc_many(3, 100),
+    lambda: cache.prepare(100),
+    lambda: netdev.alloc_frag(100),
+    lambda: netdev.alloc_skb(100),
+]
+pool.audit()
+pool.stats()
+raised = []
+
+def work(door, nth, stop):
+    try:
+        _testcapi.set_nomemory(nth, stop)
+        try:
+            door()
+        finally:
+            _testcapi.remove_mem_hooks()
+    except (MemoryError, SystemError):
+        # Of the second kind are those of 3.11 itself, which cannot make a traceback.
+        pass
+    except BaseException as error:
+        raised.append(f"{type(error).__name__}: {error}")
+    door()
+
+for door in doors:
+    for nth in range(25):
+        for stop in (nth + 1, 0):
+            thread = threading.Thread(target=work, args=(door, nth, stop))
+            thread.start()
+            thread.join()
+            assert pool.audit().pages_in_use == 0, (nth, stop)
+print(raised or "lived")
+"""
+
+
+@needs_testcapi
+def test_a_commit_without_memory_for_its_fragment_leaves_the_room_as_it_is() -> None:
+    done = run(COMMIT)
+    assert (done.returncode, done.stdout) == (0, "lived\n"), done.stderr[-3000:]
+
+
+@needs_testcapi
+def test_a_thread_s_first_allocation_may_fail_and_its_end_is_still_seen() -> None:
+    done = run(FIRST)
     assert (done.returncode, done.stdout) == (0, "lived\n"), done.stderr[-3000:]
 
 

@@ -28,6 +28,11 @@ unsafe impl Send for Loan {}
 unsafe impl Sync for Loan {}
 
 impl Loan {
+    /// Makes the type, with the module: made later, a lack of memory would be a panic.
+    pub(crate) fn register(py: Python<'_>) {
+        py.get_type::<Self>();
+    }
+
     /// # Safety
     /// - `len` bytes can be read at `memory` as long as `keeper` lives.
     pub(crate) unsafe fn new(keeper: Keeper, memory: *const u8, len: usize) -> Self {

@@ -9,7 +9,7 @@ use std::ptr::null_mut;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 /// What is set when there is no memory, without asking for any.
 #[cold]
@@ -38,6 +38,16 @@ pub(crate) fn text<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAn
         unsafe { ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), text.len().cast_signed()) };
     // SAFETY: a new reference, or null with the error set.
     unsafe { Bound::from_owned_ptr_or_err(py, made) }
+}
+
+/// An empty dictionary.
+pub(crate) fn dict(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    // SAFETY: attached.
+    let made = unsafe { ffi::PyDict_New() };
+    // SAFETY: a new reference, or null with the error set.
+    let made = unsafe { Bound::from_owned_ptr_or_err(py, made) }?;
+    // SAFETY: that function makes nothing else.
+    Ok(unsafe { made.cast_into_unchecked() })
 }
 
 /// # Safety

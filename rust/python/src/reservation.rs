@@ -65,6 +65,17 @@ impl Reservation {
             }
         })
     }
+
+    /// The first `used` bytes of the room, which is taken.
+    fn settled(&self, used: usize) -> PyResult<FragMut> {
+        let room = self.take(|room| match used {
+            0 => Err(Error::ZeroSize),
+            used if used > room.len() => Err(Error::CommitAboveRoom),
+            _ => Ok(()),
+        })?;
+        let room = room.ok_or_else(|| released("reservation"))?;
+        self.cache.settle(room, used).map_err(from_core)
+    }
 }
 
 #[pymethods]
@@ -84,14 +95,19 @@ impl Reservation {
         used: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let used = args::whole(used, "used")?;
-        let room = self.take(|room| match used {
-            0 => Err(Error::ZeroSize),
-            used if used > room.len() => Err(Error::CommitAboveRoom),
-            _ => Ok(()),
-        })?;
-        let room = room.ok_or_else(|| released("reservation"))?;
-        let frag = self.cache.settle(room, used).map_err(from_core)?;
-        let made = object::make(py, frag.into_raw(), false)?;
+        // First: without memory for the object the room stays reserved, with what was written.
+        // SAFETY: attached, as `py` shows; filled or scrapped below.
+        let blank = unsafe { object::blank() }.ok_or_else(|| PyErr::fetch(py))?;
+        let frag = match self.settled(used) {
+            Ok(frag) => frag,
+            Err(error) => {
+                blank.scrap();
+                return Err(error);
+            }
+        };
+        let made = blank.fill(frag.into_raw(), false);
+        // SAFETY: a new reference.
+        let made = unsafe { Bound::from_owned_ptr(py, made) };
         if let Some(sampler) = &self.sampler {
             sampler.made(&made, "commit");
         }

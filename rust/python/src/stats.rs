@@ -7,22 +7,31 @@ use pagefrag::net::{QueueStats, TxStats};
 use pagefrag::{CacheStats, PoolStats};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyModule};
+use pyo3::types::{PyModule, PyString};
 
-use crate::made::guarded;
+use crate::made;
 
 static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
 
 /// `pagefrag._stats.<class>(**fields)`.
-fn made<'py>(py: Python<'py>, class: &str, fields: &[(&str, u64)]) -> PyResult<Bound<'py, PyAny>> {
-    let module = MODULE.get_or_try_init(py, || py.import("pagefrag._stats").map(Bound::unbind))?;
-    guarded(py, || {
-        let named = PyDict::new(py);
-        for (name, value) in fields {
-            named.set_item(name, value)?;
-        }
-        module.bind(py).getattr(class)?.call((), Some(&named))
-    })
+fn snapshot<'py>(
+    py: Python<'py>,
+    class: &str,
+    fields: &[(&str, u64)],
+) -> PyResult<Bound<'py, PyAny>> {
+    let module = MODULE.get_or_try_init(py, || {
+        made::guarded(py, || py.import("pagefrag._stats").map(Bound::unbind))
+    })?;
+    let named = made::dict(py)?;
+    for (name, value) in fields {
+        let value = usize::try_from(*value).unwrap_or(usize::MAX);
+        named.set_item(made::text(py, name)?, made::number(py, value)?)?;
+    }
+    let class = made::text(py, class)?;
+    module
+        .bind(py)
+        .getattr(class.cast::<PyString>()?)?
+        .call((), Some(&named))
 }
 
 /// The named fields of a struct of counters, as pairs.
@@ -33,7 +42,7 @@ macro_rules! fields {
 }
 
 pub(crate) fn pool<'py>(py: Python<'py>, stats: &PoolStats) -> PyResult<Bound<'py, PyAny>> {
-    made(
+    snapshot(
         py,
         "PoolStats",
         fields!(stats;
@@ -44,7 +53,7 @@ pub(crate) fn pool<'py>(py: Python<'py>, stats: &PoolStats) -> PyResult<Bound<'p
 }
 
 pub(crate) fn cache<'py>(py: Python<'py>, stats: &CacheStats) -> PyResult<Bound<'py, PyAny>> {
-    made(
+    snapshot(
         py,
         "CacheStats",
         fields!(stats;
@@ -54,7 +63,7 @@ pub(crate) fn cache<'py>(py: Python<'py>, stats: &CacheStats) -> PyResult<Bound<
 }
 
 pub(crate) fn queue<'py>(py: Python<'py>, stats: &QueueStats) -> PyResult<Bound<'py, PyAny>> {
-    made(
+    snapshot(
         py,
         "QueueStats",
         fields!(stats;
@@ -64,7 +73,7 @@ pub(crate) fn queue<'py>(py: Python<'py>, stats: &QueueStats) -> PyResult<Bound<
 }
 
 pub(crate) fn transmit<'py>(py: Python<'py>, stats: &TxStats) -> PyResult<Bound<'py, PyAny>> {
-    made(
+    snapshot(
         py,
         "TxStats",
         fields!(stats;

@@ -12,6 +12,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::made;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Watch {
     /// Nothing was allocated on this thread yet.
@@ -48,6 +50,11 @@ impl Drop for ThreadEnd {
     }
 }
 
+/// Makes the type, with the module: made later, a lack of memory would be a panic.
+pub(crate) fn register(py: Python<'_>) {
+    py.get_type::<ThreadEnd>();
+}
+
 /// Sees to it that the calling thread's caches are given up when its Python thread ends.
 #[inline]
 pub(crate) fn watch(py: Python<'_>) -> PyResult<()> {
@@ -62,14 +69,22 @@ pub(crate) fn watch(py: Python<'_>) -> PyResult<()> {
 fn watch_thread(py: Python<'_>) -> PyResult<()> {
     // Before any Python code runs, so that a finalizer that allocates does not come here again.
     WATCH.set(Watch::Set);
-    let end = Py::new(py, ThreadEnd { thread: identity() })?;
+    // An object that could not be left has taken its end for the thread's; the next call tries again.
+    leave(py).inspect_err(|_| WATCH.set(Watch::Fresh))
+}
+
+/// Leaves an object in the calling thread's dictionary.
+fn leave(py: Python<'_>) -> PyResult<()> {
+    // `Bound`: what is dropped here ends here, also in a call that PyO3 does not know of.
+    let end = Bound::new(py, ThreadEnd { thread: identity() })?;
     // SAFETY: attached.
     let dict = unsafe { ffi::PyThreadState_GetDict() };
-    // SAFETY: borrowed from the thread state, which does not end while we are in it; or null.
+    // SAFETY: borrowed from the thread state, which does not end while we are in it; or null, when
+    // there is no memory for one.
     match unsafe { Bound::from_borrowed_ptr_or_opt(py, dict) } {
         Some(dict) => dict
             .cast_into::<PyDict>()?
-            .set_item("pagefrag.thread_end", end),
-        None => Ok(()),
+            .set_item(made::text(py, "pagefrag.thread_end")?, end),
+        None => Err(made::no_memory(py)),
     }
 }
