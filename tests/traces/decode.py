@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 PAGES = (4 << 10, 8 << 10, 32 << 10, 128 << 10)
 THREADS = 3
@@ -81,8 +82,7 @@ class Config:
         return f"page={self.page} regions={self.regions} {init} faults={self.plan}"
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One step."""
 
     op: str

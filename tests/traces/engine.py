@@ -7,9 +7,8 @@ import gc
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pagefrag
 from pagefrag import Fragment, NapiPoll, Reservation, SkBuff
@@ -56,13 +55,13 @@ class _Worker:
             job()
             del job
 
-    def run(self, call: Callable[[], R]) -> R:
+    def run(self, call: Callable[..., R], args: tuple[object, ...]) -> R:
         """Have *call* made on this thread, and return or raise what it does."""
         done: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
         def job() -> None:
             try:
-                done.put((True, call()))
+                done.put((True, call(*args)))
             except Exception as error:
                 done.put((False, error.with_traceback(None)))
 
@@ -79,7 +78,7 @@ class _Worker:
         self._thread.join()
 
 
-@dataclass
+@dataclass(slots=True)
 class _Handle:
     """A fragment, a room or an skb, and what looks at it."""
 
@@ -109,19 +108,15 @@ class _Cycle:
         self.frag.release()
 
 
-@contextmanager
-def _views(handle: _Handle) -> Iterator[None]:
-    """Say in one word that something looks at *handle*."""
-    try:
-        yield
-    except BufferError as error:
-        if handle.views:
-            raise Refused(VIEWED) from error
-        raise
-
-
 class Refused(Exception):  # noqa: N818 - an outcome
     """What the log says of a step that was refused."""
+
+
+def _refuse(handle: _Handle, error: BufferError) -> NoReturn:
+    """Say in one word that something looks at *handle*."""
+    if handle.views:
+        raise Refused(VIEWED) from error
+    raise error
 
 
 class World:
@@ -146,21 +141,22 @@ class World:
         self.workers: list[_Worker | None] = [None] * THREADS
         self.finalized: tuple[list[tuple[int, int]], str | None] | None = None
 
-    def run(self, thread: int, call: Callable[[], R]) -> R:
+    def run(self, thread: int, call: Callable[..., R], *args: object) -> R:
         """Make *call* on *thread*; thread 0 is this one."""
         if thread == 0:
-            return call()
+            return call(*args)
         worker = self.workers[thread]
         if worker is None:
             worker = self.workers[thread] = _Worker()
-        return worker.run(call)
+        return worker.run(call, args)
 
     def place(self, page: int, offset: int) -> str:
         """Return the name of a place."""
-        if page not in self.pages:
-            self.pages[page] = self.seen
+        number = self.pages.get(page)
+        if number is None:
+            number = self.pages[page] = self.seen
             self.seen += 1
-        return f"P{self.pages[page]}+{offset}"
+        return f"P{number}+{offset}"
 
     def facts(self, handle: _Handle) -> str:
         """Return what there is to say of *handle*."""
@@ -178,8 +174,9 @@ class World:
 
     def keep(self, held: object, *, bytes_room: bool = False) -> str:
         """Take *held* into the handles."""
-        self.handles.append(_Handle(held, bytes_room))
-        return self.facts(self.handles[-1])
+        handle = _Handle(held, bytes_room)
+        self.handles.append(handle)
+        return self.facts(handle)
 
     def take(self, at: int) -> _Handle:
         """Take a handle out; the last one takes its place."""
@@ -191,14 +188,37 @@ class World:
 
     # --- what makes handles ---------------------------------------------------
 
-    def alloc(self, thread: int, granule: int, size: int, align: int) -> str:
-        return self.keep(self.run(thread, lambda: self.caches[granule].alloc(size, align=align)))
+    def size_and_align(self, arg: int) -> tuple[int, int]:
+        """Return what *arg* asks for."""
+        return size_of(arg, self.config.page), align_of(arg)
 
-    def alloc_many(self, thread: int, count: int, size: int) -> str:
-        frags = self.run(thread, lambda: self.caches[0].alloc_many(count, size))
-        return "".join(f"{self.keep(frag)}; " for frag in frags)
+    def many(self, arg: int) -> int:
+        """Return the size that the upper bits of *arg* ask for."""
+        return size_of(arg >> 8 << 8, self.config.page)
 
-    def poll(self, thread: int) -> str:
+    def alloc(self, thread: int, arg: int, granule: int = 0) -> str:
+        size, align = self.size_and_align(arg)
+        cache = self.caches[granule]
+        if thread == 0:
+            return self.keep(cache.alloc(size, align=align))
+        return self.keep(self.run(thread, lambda: cache.alloc(size, align=align)))
+
+    def alloc_bytes(self, thread: int, arg: int) -> str:
+        return self.alloc(thread, arg, granule=1)
+
+    def alloc_many(self, thread: int, arg: int) -> str:
+        frags = self.run(thread, self.caches[0].alloc_many, 1 + arg % 8, self.many(arg))
+        return "".join([f"{self.keep(frag)}; " for frag in frags])
+
+    def netdev_frag(self, thread: int, arg: int) -> str:
+        size, align = self.size_and_align(arg)
+        return self.keep(self.run(thread, lambda: self.netdev.alloc_frag(size, align=align)))
+
+    def netdev_skb(self, thread: int, arg: int) -> str:
+        size, _ = self.size_and_align(arg)
+        return self.keep(self.run(thread, self.netdev.alloc_skb, size))
+
+    def poll(self, thread: int, _arg: int) -> str:
         poll = self.polls[thread]
         if poll is None:
             poll = self.napi[thread].poll(64)
@@ -209,25 +229,28 @@ class World:
         self.run(thread, poll.__exit__)
         return "left"
 
-    def napi_frag(self, thread: int, size: int, align: int) -> str:
+    def napi_frag(self, thread: int, arg: int) -> str:
+        size, align = self.size_and_align(arg)
         frag = self.run(thread, lambda: self.napi[thread].alloc_frag(size, align=align))
         return "none" if frag is None else self.keep(frag)
 
-    def napi_skb(self, thread: int, size: int) -> str:
-        skb = self.run(thread, lambda: self.napi[thread].alloc_skb(size))
+    def napi_skb(self, thread: int, arg: int) -> str:
+        size, _ = self.size_and_align(arg)
+        skb = self.run(thread, self.napi[thread].alloc_skb, size)
         return "none" if skb is None else self.keep(skb)
 
-    def prepare(self, thread: int, bytes_room: bool, least: int) -> str:
-        room = self.run(thread, lambda: self.caches[bytes_room].prepare(least))
+    def prepare(self, thread: int, arg: int) -> str:
+        bytes_room = bool(arg & 1)
+        room = self.run(thread, self.caches[bytes_room].prepare, self.many(arg))
         return self.keep(room, bytes_room=bytes_room)
 
     # --- what is done to a handle ---------------------------------------------
 
-    def consume(self, thread: int, at: int) -> str:
+    def consume(self, thread: int, at: int, _arg: int) -> str:
         skb = self.handles[at].held
         if not isinstance(skb, SkBuff):
             return NOTHING
-        self.run(thread, lambda: self.napi[thread].consume_skb(skb))
+        self.run(thread, self.napi[thread].consume_skb, skb)
         self.take(at)
         return "consumed"
 
@@ -236,20 +259,23 @@ class World:
         room = handle.held
         if not isinstance(room, Reservation):
             return NOTHING
-        used = arg % (room.nbytes + 2)
-        with _views(handle):
-            frag = self.run(thread, lambda: room.commit(used))
+        try:
+            frag = self.run(thread, room.commit, arg % (room.nbytes + 2))
+        except BufferError as error:
+            _refuse(handle, error)
         self.take(at)
         return self.keep(frag)
 
-    def release(self, thread: int, at: int) -> str:
+    def release(self, thread: int, at: int, _arg: int) -> str:
         handle = self.handles[at]
-        with _views(handle):
+        try:
             self.run(thread, handle.held.release)
+        except BufferError as error:
+            _refuse(handle, error)
         self.take(at)
         return "released"
 
-    def write(self, at: int, seed: int) -> str:
+    def write(self, _thread: int, at: int, seed: int) -> str:
         held = self.handles[at].held
         if isinstance(held, SkBuff):
             return NOTHING
@@ -263,7 +289,7 @@ class World:
             wrote(view)
         return "written"
 
-    def read(self, at: int) -> str:
+    def read(self, _thread: int, at: int, _arg: int) -> str:
         held = self.handles[at].held
         if isinstance(held, Reservation):
             return NOTHING
@@ -274,9 +300,9 @@ class World:
         if not isinstance(frag, Fragment):
             return NOTHING
         ends = sorted(part % (frag.nbytes + 1) for part in (arg & 0xFFFF, arg >> 16))
-        return self.keep(self.run(thread, lambda: frag[ends[0] : ends[1]]))
+        return self.keep(self.run(thread, frag.__getitem__, slice(*ends)))
 
-    def readonly(self, at: int) -> str:
+    def readonly(self, _thread: int, at: int, _arg: int) -> str:
         frag = self.handles[at].held
         return self.keep(frag.toreadonly()) if isinstance(frag, Fragment) else NOTHING
 
@@ -284,30 +310,43 @@ class World:
         handle = self.handles[at]
         if isinstance(handle.held, Reservation):
             return NOTHING
-        keep = arg % (len(handle.held) + 2)
-        with _views(handle):
-            self.run(thread, lambda: handle.held.trim(keep))
+        try:
+            self.run(thread, handle.held.trim, arg % (len(handle.held) + 2))
+        except BufferError as error:
+            _refuse(handle, error)
         return self.facts(handle)
 
-    def shape(self, op: str, at: int, arg: int) -> str:
+    def put(self, _thread: int, at: int, arg: int) -> str:
         handle = self.handles[at]
-        skb = handle.held
-        if not isinstance(skb, SkBuff):
+        if not isinstance(handle.held, SkBuff):
             return NOTHING
-        match op:
-            case "put":
-                with skb.put(pattern(arg, arg % 256)) as view:
-                    wrote(view)
-            case "push":
-                with skb.push(pattern(arg, arg % 128)) as view:
-                    wrote(view)
-            case "pull":
-                skb.pull(arg % 256).release()
-            case _:
-                skb.reserve(arg % 128)
+        with handle.held.put(pattern(arg, arg % 256)) as view:
+            wrote(view)
         return self.facts(handle)
 
-    def add_frag(self, at: int, arg: int) -> str:
+    def push(self, _thread: int, at: int, arg: int) -> str:
+        handle = self.handles[at]
+        if not isinstance(handle.held, SkBuff):
+            return NOTHING
+        with handle.held.push(pattern(arg, arg % 128)) as view:
+            wrote(view)
+        return self.facts(handle)
+
+    def pull(self, _thread: int, at: int, arg: int) -> str:
+        handle = self.handles[at]
+        if not isinstance(handle.held, SkBuff):
+            return NOTHING
+        handle.held.pull(arg % 256).release()
+        return self.facts(handle)
+
+    def reserve(self, _thread: int, at: int, arg: int) -> str:
+        handle = self.handles[at]
+        if not isinstance(handle.held, SkBuff):
+            return NOTHING
+        handle.held.reserve(arg % 128)
+        return self.facts(handle)
+
+    def add_frag(self, _thread: int, at: int, arg: int) -> str:
         frag = self.handles[arg % len(self.handles)].held
         handle = self.handles[at]
         if not isinstance(frag, Fragment) or not isinstance(handle.held, SkBuff):
@@ -315,11 +354,11 @@ class World:
         handle.held.add_frag(frag)
         return self.facts(handle)
 
-    def clone(self, at: int) -> str:
+    def clone(self, _thread: int, at: int, _arg: int) -> str:
         skb = self.handles[at].held
         return self.keep(skb.clone()) if isinstance(skb, SkBuff) else NOTHING
 
-    def view(self, at: int) -> str:
+    def view(self, _thread: int, at: int, _arg: int) -> str:
         handle = self.handles[at]
         if isinstance(handle.held, SkBuff):
             return NOTHING
@@ -331,7 +370,7 @@ class World:
         handle.views.append(view)
         return f"views={len(handle.views)}"
 
-    def unview(self, at: int) -> str:
+    def unview(self, _thread: int, at: int, _arg: int) -> str:
         handle = self.handles[at]
         if isinstance(handle.held, SkBuff) or not handle.views:
             return NOTHING
@@ -340,9 +379,9 @@ class World:
 
     # --- what is done to all ----------------------------------------------------
 
-    def exit(self, thread: int) -> str:
+    def exit(self, thread: int, arg: int = 0) -> str:
         if self.polls[thread] is not None:
-            self.poll(thread)
+            self.poll(thread, arg)
         if thread != 0:
             worker, self.workers[thread] = self.workers[thread], None
             if worker is not None:
@@ -353,11 +392,11 @@ class World:
         self.netdev.drain()
         return "drained"
 
-    def drain(self, thread: int, bytes_room: bool) -> str:
-        self.run(thread, self.caches[bytes_room].drain)
+    def drain(self, thread: int, arg: int) -> str:
+        self.run(thread, self.caches[arg & 1].drain)
         return "drained"
 
-    def trim_pool(self, thread: int) -> str:
+    def trim_pool(self, thread: int, _arg: int = 0) -> str:
         gone = self.run(thread, self.pool.trim)
         alive = {h.held.page for h in self.handles if not isinstance(h.held, SkBuff)}
         self.pages = {page: name for page, name in self.pages.items() if page in alive}
@@ -374,7 +413,7 @@ class World:
             )
         return said
 
-    def audit(self, thread: int) -> str:
+    def audit(self, thread: int, _arg: int = 0) -> str:
         stats = self.pool.audit()
         return (
             f"held={stats.held_bytes} live={stats.live_bytes} obtained={stats.pages_obtained} "
@@ -385,7 +424,9 @@ class World:
             f"no_memory={stats.out_of_memory} huge_failed={stats.huge_failed}{self.counted(thread)}"
         )
 
-    def cycle(self, thread: int, size: int) -> str:
+    def cycle(self, thread: int, arg: int) -> str:
+        size, _ = self.size_and_align(arg)
+
         def rubbish() -> None:
             _Cycle(self, self.caches[0].alloc(size))
             gc.collect(0)
@@ -410,69 +451,14 @@ class World:
         except (ValueError, MemoryError, pagefrag.ContextError, BufferError) as error:
             return f"refused: {error}"
 
-    def _step(self, step: Step) -> str:  # noqa: PLR0911, PLR0912 - a table
-        thread, arg, page = step.thread, step.arg, self.config.page
-        size, align, many = size_of(arg, page), align_of(arg), size_of(arg >> 8 << 8, page)
-        match step.op:
-            case "alloc":
-                return self.alloc(thread, 0, size, align)
-            case "alloc_bytes":
-                return self.alloc(thread, 1, size, align)
-            case "alloc_many":
-                return self.alloc_many(thread, 1 + arg % 8, many)
-            case "netdev_frag":
-                made = self.run(thread, lambda: self.netdev.alloc_frag(size, align=align))
-                return self.keep(made)
-            case "netdev_skb":
-                return self.keep(self.run(thread, lambda: self.netdev.alloc_skb(size)))
-            case "poll":
-                return self.poll(thread)
-            case "napi_frag":
-                return self.napi_frag(thread, size, align)
-            case "napi_skb":
-                return self.napi_skb(thread, size)
-            case "prepare":
-                return self.prepare(thread, bool(arg & 1), many)
-            case "exit":
-                return self.exit(thread)
-            case "drain":
-                return self.drain(thread, bool(arg & 1))
-            case "trim_pool":
-                return self.trim_pool(thread)
-            case "audit":
-                return self.audit(thread)
-            case "cycle":
-                return self.cycle(thread, size)
+    def _step(self, step: Step) -> str:
+        op, thread, handle, arg = step
+        for_all = _FOR_ALL.get(op)
+        if for_all is not None:
+            return for_all(self, thread, arg)
         if not self.handles:
             return NOTHING
-        at = step.handle % len(self.handles)
-        match step.op:
-            case "consume":
-                return self.consume(thread, at)
-            case "commit":
-                return self.commit(thread, at, arg)
-            case "release":
-                return self.release(thread, at)
-            case "write":
-                return self.write(at, arg)
-            case "read":
-                return self.read(at)
-            case "slice":
-                return self.slice(thread, at, arg)
-            case "readonly":
-                return self.readonly(at)
-            case "trim":
-                return self.trim(thread, at, arg)
-            case "add_frag":
-                return self.add_frag(at, arg)
-            case "clone":
-                return self.clone(at)
-            case "view":
-                return self.view(at)
-            case "unview":
-                return self.unview(at)
-            case op:
-                return self.shape(op, at, arg)
+        return _FOR_A_HANDLE[op](self, thread, handle % len(self.handles), arg)
 
     def end(self) -> Iterator[str]:
         """Let everything go, thread by thread, and tell what is left."""
@@ -489,9 +475,46 @@ class World:
         # After the faults everything works again.
         follow(0)
         if self.config.fault:
-            yield f"after {self.cycle(0, 1)}"
-            self.drain(0, bytes_room=False)
+            yield f"after {self.cycle(0, 0)}"
+            self.drain(0, 0)
             yield f"after {self.trim_pool(0)}"
+
+
+# What each operation does, of those that need no handle and of the others.
+_FOR_ALL: dict[str, Callable[[World, int, int], str]] = {
+    "alloc": World.alloc,
+    "alloc_bytes": World.alloc_bytes,
+    "alloc_many": World.alloc_many,
+    "netdev_frag": World.netdev_frag,
+    "netdev_skb": World.netdev_skb,
+    "poll": World.poll,
+    "napi_frag": World.napi_frag,
+    "napi_skb": World.napi_skb,
+    "prepare": World.prepare,
+    "exit": World.exit,
+    "drain": World.drain,
+    "trim_pool": World.trim_pool,
+    "audit": World.audit,
+    "cycle": World.cycle,
+}
+_FOR_A_HANDLE: dict[str, Callable[[World, int, int, int], str]] = {
+    "consume": World.consume,
+    "commit": World.commit,
+    "release": World.release,
+    "write": World.write,
+    "read": World.read,
+    "slice": World.slice,
+    "readonly": World.readonly,
+    "trim": World.trim,
+    "put": World.put,
+    "push": World.push,
+    "pull": World.pull,
+    "reserve": World.reserve,
+    "add_frag": World.add_frag,
+    "clone": World.clone,
+    "view": World.view,
+    "unview": World.unview,
+}
 
 
 def log(trace: bytes) -> str:
