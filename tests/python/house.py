@@ -31,7 +31,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"mem::page"}),
     frozenset({"mem::header"}),
     frozenset({"mem::lines", "mem::os", "mem::poison"}),
-    frozenset({"geometry", "sync", "error", "stats"}),
+    frozenset({"geometry", "sync", "process", "error", "stats"}),
 )
 """The tower, highest floor first. Files of one floor may name each other, without a knot.
 

@@ -46,7 +46,7 @@
 //!                 ╱   │   ╲
 //!            lines poison os    bit arithmetic; the doors to a sanitizer and to mmap
 //!   ────────────────────────────────────────────────────────
-//!    geometry    sync    error    stats
+//!    geometry    sync    process    error    stats
 //! ```
 //!
 //! # The way of one fragment
@@ -74,6 +74,9 @@ mod mem;
 mod models;
 #[cfg(not(loom))]
 pub mod net;
+// Only `net` needs it, and a model.
+#[cfg(any(test, not(loom)))]
+mod process;
 mod stats;
 mod sync;
 

@@ -11,6 +11,7 @@
 //! page given twice and a page given too early all fail it.
 
 mod orphans;
+mod processes;
 mod roads;
 mod sharing;
 mod supply;
@@ -19,6 +20,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread::{self, JoinHandle};
 
+use crate::sync::{AtomicBool, Ordering};
 use crate::{FragMut, HugePages, PagePool, REGION};
 
 /// Lines of a page here, and of a map word.
@@ -51,6 +53,7 @@ fn settled(pool: &PagePool) {
     let stats = pool.audit().expect("balanced books");
     assert_eq!(stats.live_bytes, 0, "{stats:?}");
     assert_eq!(stats.pages_in_use, 0, "{stats:?}");
+    assert!(pool.depot().marks_all_free(), "a free page is hidden");
     pool.trim();
     assert_eq!(pool.stats().regions_mapped, 0, "a page was lost");
 }
@@ -79,6 +82,25 @@ impl Payload {
             witness.write();
             then();
         })
+    }
+}
+
+/// Says that something has come to pass and orders nothing: it only keeps a story of three
+/// threads short.
+#[derive(Clone)]
+struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    fn new() -> Self {
+        Self(Arc::new(AtomicBool::new(false)))
+    }
+
+    fn comes(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn has_come(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

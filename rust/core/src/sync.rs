@@ -155,6 +155,47 @@ impl<T> OwnerPtr<T> {
     }
 }
 
+/// An address behind a gate: read by those who are let in, written by whoever has shut all
+/// others out. The gate orders it, so it asks for no order itself; loom holds the gate to that.
+#[derive(Debug)]
+pub(crate) struct GatedPtr<T> {
+    value: AtomicPtr<T>,
+    #[cfg(loom)]
+    writer: loom::cell::UnsafeCell<()>,
+}
+
+impl<T> GatedPtr<T> {
+    pub(crate) fn null() -> Self {
+        Self {
+            value: AtomicPtr::new(std::ptr::null_mut()),
+            #[cfg(loom)]
+            writer: loom::cell::UnsafeCell::new(()),
+        }
+    }
+
+    /// Reads as one who was let in.
+    #[inline]
+    pub(crate) fn get(&self) -> *mut T {
+        #[cfg(loom)]
+        self.writer.with(|_| ());
+        // Relaxed: whoever let the caller in has ordered it behind the write.
+        self.value.load(Ordering::Relaxed)
+    }
+
+    /// Writes with all others shut out.
+    pub(crate) fn set(&self, value: *mut T) {
+        #[cfg(loom)]
+        self.writer.with_mut(|_| ());
+        // Relaxed: what opens the gate again publishes it.
+        self.value.store(value, Ordering::Relaxed);
+    }
+
+    /// Reads when nobody can write any more.
+    pub(crate) fn peek(&self) -> *mut T {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
 /// Stands for memory that one thread makes, many use and one ends: a region's
 /// header, a chunk of slots. Nothing in a normal build. To loom it is a cell
 /// that the first and the last write and all others read, so a use that is not

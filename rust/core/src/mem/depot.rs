@@ -229,10 +229,11 @@ impl Depot {
                     self.huge_failed.add(1);
                 }
                 slot.fill(self.pages_per_region());
-                // AcqRel: see `Chunk::find`.
-                chunk.with_free.fetch_or(bit_of(slot), Ordering::AcqRel);
+                // Release: see `Chunk::find`.
+                chunk.with_free.fetch_or(bit_of(slot), Ordering::Release);
             } else {
-                // Release, partner `vacant_slot`.
+                // Release, partner `vacant_slot`: who had the slot before us and
+                // what it did there; of our own there is nothing.
                 slot.gate.store(EMPTY, Ordering::Release);
             }
             mapped
@@ -325,7 +326,8 @@ impl Depot {
     }
 
     fn chunk_of(&self, slot: &Slot) -> Option<&Chunk> {
-        let chunk = self.chunks[slot.number / CHUNK].load(Ordering::Acquire);
+        // Relaxed: the chunk is in sight already, the slot is a part of it.
+        let chunk = self.chunks[slot.number / CHUNK].load(Ordering::Relaxed);
         // SAFETY: chunks are freed only with the depot.
         let chunk = unsafe { chunk.as_ref() }?;
         chunk.lifetime.used();
@@ -335,8 +337,8 @@ impl Depot {
     /// Notes that a slot may have a free page.
     fn mark_free(&self, slot: &Slot) {
         if let Some(chunk) = self.chunk_of(slot) {
-            // AcqRel: see `Chunk::find`.
-            chunk.with_free.fetch_or(bit_of(slot), Ordering::AcqRel);
+            // Release: see `Chunk::find`.
+            chunk.with_free.fetch_or(bit_of(slot), Ordering::Release);
         }
     }
 
@@ -372,6 +374,16 @@ impl Depot {
                 });
             });
         }
+    }
+
+    /// Is every slot marked that has a free page? Exact at quiescence.
+    #[cfg(loom)]
+    pub(crate) fn marks_all_free(&self) -> bool {
+        self.chunks().all(|chunk| {
+            let marked = chunk.with_free.load(Ordering::Relaxed);
+            let mut slots = chunk.slots.iter();
+            slots.all(|slot| !slot.has_free() || marked & bit_of(slot) != 0)
+        })
     }
 
     /// An orphan to adopt: its ticket is the caller's.
@@ -447,8 +459,8 @@ pub(crate) fn publish(page: Page, adoptable: bool) {
         // SAFETY: the slot is of a depot that the caller keeps alive.
         let depot = unsafe { &*slot.depot };
         if let Some(chunk) = depot.chunk_of(slot) {
-            // AcqRel: see `Chunk::find`.
-            chunk.with_orphans.fetch_or(bit_of(slot), Ordering::AcqRel);
+            // Release: see `Chunk::find`.
+            chunk.with_orphans.fetch_or(bit_of(slot), Ordering::Release);
         }
     }
 }
@@ -462,9 +474,9 @@ impl Chunk {
     /// Asks the slots that `summary` marks, in order, until one answers.
     ///
     /// A slot that has nothing is unmarked, and asked once more afterwards:
-    /// who puts something in does so first and marks the slot second, both on
-    /// the words used here, so either its mark comes after ours is taken off
-    /// or we see what it put in. `AcqRel` carries that.
+    /// who puts something in does so first and marks the slot second, so either
+    /// its mark comes after ours is taken off, or we take it off and see what it
+    /// put in: marking releases, taking a mark off acquires.
     fn find<T>(&self, summary: &AtomicU64, ask: impl Fn(&Slot) -> Option<T>) -> Option<T> {
         // Relaxed: a mark missed now is found next time.
         let mut marked = summary.load(Ordering::Relaxed);
@@ -474,9 +486,13 @@ impl Chunk {
             if let Some(found) = ask(slot) {
                 return Some(found);
             }
-            summary.fetch_and(!bit_of(slot), Ordering::AcqRel);
+            // Acquire, partners `map`, `mark_free` and `publish`.
+            summary.fetch_and(!bit_of(slot), Ordering::Acquire);
             if let Some(found) = ask(slot) {
-                summary.fetch_or(bit_of(slot), Ordering::AcqRel);
+                // Relaxed: we have put nothing in. The mark of whoever has was taken
+                // off and comes back by one read-modify-write each, and still
+                // releases what it did.
+                summary.fetch_or(bit_of(slot), Ordering::Relaxed);
                 return Some(found);
             }
         }
@@ -487,14 +503,16 @@ impl Chunk {
 impl Drop for Depot {
     fn drop(&mut self) {
         for place in &self.chunks {
-            let Some(chunk) = NonNull::new(place.load(Ordering::Acquire)) else {
+            // Relaxed, here and below: the last handle is gone, and `Arc`'s own
+            // count has ordered all that others did before that.
+            let Some(chunk) = NonNull::new(place.load(Ordering::Relaxed)) else {
                 continue;
             };
             // SAFETY: made in `add_chunk`, and this is the depot's end.
             let chunk = unsafe { Box::from_raw(chunk.as_ptr()) };
             chunk.lifetime.ended();
             for slot in &chunk.slots {
-                let region = slot.region.load(Ordering::Acquire);
+                let region = slot.region.peek();
                 if !region.is_null() {
                     // SAFETY: made in `map_region`.
                     let region = unsafe { Box::from_raw(region) };

@@ -174,14 +174,25 @@ mod door {
 #[cfg(loom)]
 mod door {
     use super::{Mapping, NonNull};
-    use crate::sync::{alloc_zeroed, dealloc};
+    use crate::sync::{alloc_zeroed, dealloc, thread_local};
     use std::alloc::Layout;
+    use std::cell::Cell;
+
+    thread_local!(static REFUSES: Cell<bool> = Cell::new(false));
+
+    /// From here on the calling thread gets no memory.
+    pub(crate) fn refuse_from_here() {
+        REFUSES.with(|refuses| refuses.set(true));
+    }
 
     fn layout(len: usize, align: usize) -> Layout {
         Layout::from_size_align(len, align).expect("a small power of two")
     }
 
     pub(crate) fn map(below: usize, above: usize, align: usize) -> Option<Mapping> {
+        if REFUSES.with(Cell::get) {
+            return None;
+        }
         let below_aligned = below.next_multiple_of(align);
         let len = below_aligned + above;
         // SAFETY: the size is not zero.
@@ -215,6 +226,8 @@ mod door {
     }
 }
 
+#[cfg(loom)]
+pub(crate) use door::refuse_from_here;
 pub(crate) use door::{advise_huge, huge_bytes, map, os_page_size, unmap, watch_forks};
 #[cfg(not(loom))]
 pub(crate) use door::{give_back, map_scratch};

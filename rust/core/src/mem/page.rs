@@ -353,7 +353,8 @@ impl Page {
     /// Bytes of live fragments.
     pub(crate) fn alive_bytes(self) -> usize {
         let head = self.head();
-        let tally = head.tally.load(Ordering::Acquire);
+        // Relaxed, all: what made it quiet has ordered the rest.
+        let tally = head.tally.load(Ordering::Relaxed);
         if tally <= 0 {
             let units = usize::try_from(-tally).unwrap_or(0);
             return if self.is_bytes() {
@@ -371,8 +372,7 @@ impl Page {
         let mut free = usize::try_from(landed - head.claimed.peek()).unwrap_or(0);
         for word in self.words() {
             let local = self.header().local[word].peek();
-            // Acquire, partner `post`: the spill that goes with the word.
-            let remote = self.header().remote[word].load(Ordering::Acquire);
+            let remote = self.header().remote[word].load(Ordering::Relaxed);
             free += (local | remote).count_ones() as usize;
             if remote >> (WORD_LINES - 1) & 1 == 1 {
                 free += usize::from(self.header().spill[word].load(Ordering::Relaxed));

@@ -2,8 +2,9 @@
 
 use loom::thread;
 
-use super::{PAGE, Payload, model, overlaps, place, pool, settled};
-use crate::{Error, Granule, LINE, LocalCache, PageFragCache, thread_exit};
+use super::{PAGE, Payload, Turn, model, overlaps, place, pool, settled};
+use crate::mem::os;
+use crate::{Error, Granule, LINE, LocalCache, PageFragCache, PagePool, thread_exit};
 
 #[test]
 fn give_back_against_take() {
@@ -202,6 +203,131 @@ fn a_home_that_was_given_up_is_taken_over() {
         other.join().unwrap();
         thread_exit();
         drop(here);
+        settled(&pool);
+    });
+}
+
+/// Looks at every region and at nothing in it, as statistics do first.
+fn look(pool: &PagePool) {
+    pool.depot().inspect(|region| assert_ne!(region.base(), 0));
+}
+
+#[test]
+fn a_look_at_a_region_that_is_being_mapped() {
+    model(|| {
+        let pool = pool(None);
+        let theirs = pool.clone();
+        let looking = thread::spawn(move || look(&theirs));
+        let mut cache = PageFragCache::new(&pool);
+        drop(cache.alloc(LINE).unwrap());
+        looking.join().unwrap();
+        drop(cache);
+        settled(&pool);
+    });
+}
+
+#[test]
+fn a_look_at_a_region_that_a_trim_has_left() {
+    model(|| {
+        let pool = pool(None);
+        let (theirs, mapped) = (pool.clone(), Turn::new());
+        let (before, trimmed) = (mapped.clone(), Turn::new());
+        let then = trimmed.clone();
+        let trimming = thread::spawn(move || {
+            if before.has_come() {
+                // Its first page is in use: the others are put back as they were.
+                assert_eq!(theirs.trim(), 0);
+                then.comes();
+            }
+        });
+        let theirs = pool.clone();
+        let looking = thread::spawn(move || {
+            if trimmed.has_come() {
+                look(&theirs);
+            }
+        });
+        let mut cache = PageFragCache::new(&pool);
+        let frag = cache.alloc(LINE).unwrap();
+        mapped.comes();
+        trimming.join().unwrap();
+        looking.join().unwrap();
+        drop(frag);
+        drop(cache);
+        settled(&pool);
+    });
+}
+
+#[test]
+fn a_page_that_comes_home_is_marked_however_it_was_looked_for() {
+    model(|| {
+        let pool = pool(Some(1));
+        let mut cache = PageFragCache::new(&pool);
+        let home = cache.alloc(PAGE).unwrap();
+        // The region's other page, so that only the first is left.
+        let mut other_page = PageFragCache::new(&pool);
+        let full = other_page.alloc(PAGE).unwrap();
+        let theirs = pool.clone();
+        let looking = thread::spawn(move || {
+            let mut cache = PageFragCache::new(&theirs);
+            drop(cache.alloc(LINE));
+        });
+        drop(home);
+        drop(cache);
+        looking.join().unwrap();
+        assert!(pool.depot().marks_all_free());
+        drop(full);
+        drop(other_page);
+        settled(&pool);
+    });
+}
+
+#[test]
+fn a_new_region_is_marked_however_it_was_looked_for() {
+    model(|| {
+        let pool = pool(Some(1));
+        let theirs = pool.clone();
+        let looking = thread::spawn(move || {
+            let mut cache = PageFragCache::new(&theirs);
+            drop(cache.alloc(LINE));
+        });
+        let mut cache = PageFragCache::new(&pool);
+        let frag = cache.alloc(LINE);
+        looking.join().unwrap();
+        assert!(pool.depot().marks_all_free());
+        drop(frag);
+        drop(cache);
+        settled(&pool);
+    });
+}
+
+#[test]
+fn a_slot_that_a_refusal_gave_up_is_taken_as_it_was_left() {
+    model(|| {
+        let pool = pool(None);
+        let mut cache = PageFragCache::new(&pool);
+        drop(cache.alloc(LINE).unwrap());
+        cache.drain();
+        let (theirs, trimmed) = (pool.clone(), Turn::new());
+        let (before, refused) = (trimmed.clone(), Turn::new());
+        let then = refused.clone();
+        let trimming = thread::spawn(move || {
+            theirs.trim();
+            trimmed.comes();
+        });
+        let theirs = pool.clone();
+        let refusing = thread::spawn(move || {
+            if before.has_come() {
+                os::refuse_from_here();
+                assert!(PageFragCache::new(&theirs).alloc(LINE).is_err());
+                then.comes();
+            }
+        });
+        if refused.has_come() {
+            drop(cache.alloc(LINE).unwrap());
+        }
+        trimming.join().unwrap();
+        refusing.join().unwrap();
+        drop(cache);
         settled(&pool);
     });
 }

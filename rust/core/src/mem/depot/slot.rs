@@ -10,7 +10,7 @@ use super::Depot;
 use crate::geometry::MAX_PAGES;
 use crate::mem::page::Page;
 use crate::mem::region::{Region, RegionWatch};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, GatedPtr, Ordering};
 
 const FREE_WORDS: usize = MAX_PAGES.div_ceil(64);
 const TICKET_WORDS: usize = MAX_PAGES.div_ceil(32);
@@ -30,8 +30,9 @@ pub(super) const BUSY: u32 = 1 << 30;
 pub(super) struct Slot {
     /// `EMPTY`, `BUSY`, or how many are reading the region's header.
     pub(super) gate: AtomicU32,
-    /// The region, valid unless the gate is `EMPTY`; written under `BUSY`.
-    pub(super) region: AtomicPtr<Region>,
+    /// The region, valid unless the gate is `EMPTY`; written under `BUSY`, read by
+    /// those who are counted in the gate, or have a page or an orphan's ticket.
+    pub(super) region: GatedPtr<Region>,
     free: [AtomicU64; FREE_WORDS],
     tickets: [AtomicU64; TICKET_WORDS],
     pub(super) number: usize,
@@ -47,7 +48,7 @@ impl Slot {
     pub(super) fn new(number: usize, depot: *const Depot) -> Self {
         Self {
             gate: AtomicU32::new(EMPTY),
-            region: AtomicPtr::new(ptr::null_mut()),
+            region: GatedPtr::null(),
             free: std::array::from_fn(|_| AtomicU64::new(0)),
             tickets: std::array::from_fn(|_| AtomicU64::new(0)),
             number,
@@ -56,10 +57,9 @@ impl Slot {
     }
 
     fn region(&self) -> Option<Region> {
-        // Acquire, partner `map_region`.
         // SAFETY: set and cleared under BUSY with every page in hand; callers
         // hold a page of the region, the gate, or BUSY itself.
-        let region = unsafe { self.region.load(Ordering::Acquire).as_ref() }.copied()?;
+        let region = unsafe { self.region.get().as_ref() }.copied()?;
         // SAFETY: mapped, for the same reason.
         unsafe { region.header().as_ref() }.lifetime.used();
         Some(region)
@@ -98,9 +98,7 @@ impl Slot {
     /// returns it with its first page.
     pub(super) fn map_region(&self, page_shift: u32) -> Option<(Region, Page)> {
         let region = Region::map(page_shift, ptr::from_ref(self).cast())?;
-        // Release, partner `region`.
-        self.region
-            .store(Box::into_raw(Box::new(region)), Ordering::Release);
+        self.region.set(Box::into_raw(Box::new(region)));
         // SAFETY: just mapped, and all its pages are the caller's.
         Some((region, unsafe { Page::nth(region.header(), 0) }))
     }
@@ -111,7 +109,7 @@ impl Slot {
 
     /// Opens a newly mapped region: all pages free but the first.
     pub(super) fn fill(&self, pages: usize) {
-        // Release, partner `read`.
+        // Release, partner `read`: the region.
         self.gate.store(0, Ordering::Release);
         for at in 0..pages.div_ceil(64) {
             let mask = all_pages(pages, at) & !u64::from(at == 0);
@@ -147,7 +145,8 @@ impl Slot {
         let region = self.region().filter(|_| won == words);
         // SAFETY: with every page of it in hand, nothing in it is used.
         if region.is_some_and(|region| unsafe { region.unmap(watch) }) {
-            let region = self.region.swap(ptr::null_mut(), Ordering::Relaxed);
+            let region = self.region.get();
+            self.region.set(ptr::null_mut());
             // SAFETY: made in `map_region`; BUSY and all pages are ours.
             drop(unsafe { Box::from_raw(region) });
             // Release, partner `vacant_slot`.
@@ -158,10 +157,13 @@ impl Slot {
         let kept = u64::from(region.is_some());
         for (at, word) in self.free.iter().enumerate().take(won) {
             let mask = all_pages(pages, at) & !(kept * u64::from(at == 0));
-            // Release, partner `take`.
-            word.fetch_or(mask, Ordering::Release);
+            // Relaxed: nothing was done to the pages. Taken and put back by one
+            // read-modify-write each, they still are as whoever put them released
+            // them, partner `take`.
+            word.fetch_or(mask, Ordering::Relaxed);
         }
-        // Release, partner `read`.
+        // Release, partner `read`: the region once more, of which this store
+        // would else hide that `fill` has released it.
         self.gate.store(0, Ordering::Release);
         if let Some(region) = region {
             // Last, with the region open to others, as in `Depot::map`.
@@ -186,6 +188,13 @@ impl Slot {
             // Release, partner `unmap`: we are done looking.
             self.gate.fetch_sub(1, Ordering::Release);
         }
+    }
+
+    /// Has it a free page?
+    #[cfg(loom)]
+    pub(super) fn has_free(&self) -> bool {
+        let mut words = self.free.iter();
+        words.any(|word| word.load(Ordering::Relaxed) != 0)
     }
 
     /// Is page `index` free, and is it an orphan whose ticket nobody holds?

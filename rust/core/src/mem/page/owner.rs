@@ -358,9 +358,10 @@ impl Page {
         };
         let target = head.claimed.get() + alive;
         head.target.set(target);
-        // Release, partner `count` of the last free and `adopt`: the owner's
-        // fields. Acquire: if all has landed meanwhile, we are the last.
-        let before = head.tally.fetch_sub(OWNED + target, Ordering::AcqRel);
+        // Acquire: if all has landed meanwhile, we are the last. No Release: the
+        // owner's fields go out with the ticket, which `publish` releases and both
+        // the last free and who adopts acquire.
+        let before = head.tally.fetch_sub(OWNED + target, Ordering::Acquire);
         if before - OWNED - target == 0 {
             return Released::Dead(LastFree(self).bury());
         }
@@ -371,9 +372,9 @@ impl Page {
     pub(super) fn reopen(self) {
         for word in self.words() {
             // A swap and not a store: a free that ors now comes before it, and
-            // finds the word closed, or after it, and leaves its bits. Acquire:
+            // finds the word closed, or after it, and leaves its bits. Relaxed:
             // in the first case it has said nothing yet, and nothing is lost.
-            self.header().remote[word].swap(0, Ordering::Acquire);
+            self.header().remote[word].swap(0, Ordering::Relaxed);
         }
     }
 
@@ -382,9 +383,10 @@ impl Page {
     /// depot; the ticket is then still the caller's.
     pub(crate) fn adopt(self, shelf: *mut ()) -> bool {
         let head = self.head();
-        // Acquire here and below, partner `orphan` (through the ticket) and
-        // `count`: notes and bytes of all that has landed.
-        let mut tally = head.tally.load(Ordering::Acquire);
+        // Relaxed, all: the owner's fields came with the ticket, and nothing is
+        // carved of what has landed before `claim` has acquired it: as a
+        // read-modify-write, this one still shows it what `count` has released.
+        let mut tally = head.tally.load(Ordering::Relaxed);
         loop {
             if tally == 0 {
                 return false;
@@ -393,8 +395,8 @@ impl Page {
             match head.tally.compare_exchange_weak(
                 tally,
                 owned,
-                Ordering::AcqRel,
-                Ordering::Acquire,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
             ) {
                 Ok(_) => break,
                 Err(now) => tally = now,
@@ -411,8 +413,9 @@ impl Page {
 
     /// A dead orphan whose last free left it to the ticket's holder.
     pub(crate) fn into_last(self) -> LastFree {
-        // Acquire, partner `count`: what all who freed it did.
-        let tally = self.head().tally.load(Ordering::Acquire);
+        // Relaxed: what all who freed it did was acquired by the last of them, and
+        // came to us with the ticket.
+        let tally = self.head().tally.load(Ordering::Relaxed);
         debug_assert_eq!(tally, 0, "not dead");
         LastFree(self)
     }

@@ -68,7 +68,9 @@ impl Roster {
 
 impl Drop for Roster {
     fn drop(&mut self) {
-        let mut next = self.first.load(Ordering::Acquire);
+        // Relaxed: the last handle of the pool is gone, and `Arc`'s own count has
+        // ordered all that others did before that.
+        let mut next = self.first.load(Ordering::Relaxed);
         while let Some(shelf) = NonNull::new(next) {
             // SAFETY: made by `Box::leak` in `take`; the roster is dropped
             // once, when nobody has the pool any more.

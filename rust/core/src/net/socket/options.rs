@@ -22,13 +22,12 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::process;
-use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::c_int;
 
 use super::{Kind, get_option, option, set_option};
-use crate::sync::{AtomicPtr, Ordering};
+use crate::process::PerProcess;
 
 /// An option of a socket that rings of this process have asked for.
 #[derive(Debug)]
@@ -53,12 +52,6 @@ struct Key {
 }
 
 /// What rings of a process have asked for.
-#[derive(Debug)]
-struct Asked {
-    process: u32,
-    list: Mutex<List>,
-}
-
 #[derive(Debug, Default)]
 struct List {
     entries: Vec<Entry>,
@@ -66,35 +59,13 @@ struct List {
     nameless: u64,
 }
 
-/// Whoever was the last to ask for the first time: this process, or a parent of it.
-static ASKED: AtomicPtr<Asked> = AtomicPtr::new(ptr::null_mut());
+/// The list of each process.
+static ASKED: PerProcess<Mutex<List>> = PerProcess::new();
 
 /// The list of this process.
 fn asked() -> MutexGuard<'static, List> {
-    let process = process::id();
-    // Acquire, both: partner of the Release below, the list as it was made.
-    let mut found = ASKED.load(Ordering::Acquire);
-    loop {
-        // SAFETY: null, or made below and never freed.
-        if let Some(asked) = unsafe { found.as_ref() }
-            && asked.process == process
-        {
-            return asked.list.lock().unwrap_or_else(PoisonError::into_inner);
-        }
-        let new = Box::into_raw(Box::new(Asked {
-            process,
-            list: Mutex::default(),
-        }));
-        // A parent's list stays where it is: nobody can say who is in it.
-        match ASKED.compare_exchange(found, new, Ordering::Release, Ordering::Acquire) {
-            Ok(_) => found = new,
-            Err(other) => {
-                // SAFETY: made above, seen by nobody.
-                drop(unsafe { Box::from_raw(new) });
-                found = other;
-            }
-        }
-    }
+    let list = ASKED.of(process::id());
+    list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The options that a ring has asked for.
