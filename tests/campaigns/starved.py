@@ -80,12 +80,14 @@ class Starved(engine.World):
         finally:
             self.refused += _fed()
 
-    def run(self, thread: int, call: Callable[[], R]) -> R:
+    def run(self, thread: int, call: Callable[..., R], *args: object) -> R:
         """Make *call*, starved, on *thread*."""
+        # Made before there is no memory; what is written in Python is called from there.
+        whole = (lambda: call(*args)) if args else call
 
         def act() -> R | None:
             try:
-                return self.starved(call)
+                return self.starved(whole)
             except (MemoryError, SystemError) as error:
                 # The interpreter has a few of these in store, and needs them: none is handed over.
                 if not is_lack(error):
@@ -103,19 +105,19 @@ class Starved(engine.World):
             raise MemoryError
         return made  # type: ignore[return-value]
 
-    def poll(self, thread: int) -> str:
+    def poll(self, thread: int, arg: int) -> str:
         """Enter or leave; who could not has not."""
         before = self.polls[thread]
         try:
-            return super().poll(thread)
+            return super().poll(thread, arg)
         except MemoryError:
             self.polls[thread] = before
             raise
 
-    def cycle(self, thread: int, size: int) -> str:
+    def cycle(self, thread: int, arg: int) -> str:
         """Let a cycle die; its finalizer may have no memory either, or have no cycle to end."""
         try:
-            return super().cycle(thread, size)
+            return super().cycle(thread, arg)
         except AssertionError:
             if self.refused:
                 raise MemoryError from None
@@ -206,7 +208,7 @@ def main(words: list[str]) -> int:
     reader.add_argument("places", nargs="+")
     asked = reader.parse_args(words)
     # Nobody tells of a write that has no memory to tell of it.
-    engine._wrote = None  # noqa: SLF001 - a part of the same program
+    engine._wrote = None
     # Finalizers fail too, and the interpreter would tell of each.
     sys.unraisablehook = lambda _: None
     begin, ran, ways, wrong = time.monotonic(), 0, 0, 0

@@ -18,6 +18,11 @@ from .decode import REGION, THREADS, Config, Step, align_of, decode, digest, pat
 R = TypeVar("R")
 NOTHING = "-"
 VIEWED = "refused: viewed"
+# The operations that name no handle.
+WITHOUT_HANDLE = {
+    *("alloc", "alloc_bytes", "alloc_many", "netdev_frag", "netdev_skb", "poll", "napi_frag"),
+    *("napi_skb", "prepare", "exit", "drain", "trim_pool", "audit", "cycle"),
+}
 
 
 # The preloaded library's doors, if it is there (``tests/faults``).
@@ -199,8 +204,6 @@ class World:
     def alloc(self, thread: int, arg: int, granule: int = 0) -> str:
         size, align = self.size_and_align(arg)
         cache = self.caches[granule]
-        if thread == 0:
-            return self.keep(cache.alloc(size, align=align))
         return self.keep(self.run(thread, lambda: cache.alloc(size, align=align)))
 
     def alloc_bytes(self, thread: int, arg: int) -> str:
@@ -452,13 +455,14 @@ class World:
             return f"refused: {error}"
 
     def _step(self, step: Step) -> str:
+        """Make the call that has the operation's name."""
         op, thread, handle, arg = step
-        for_all = _FOR_ALL.get(op)
-        if for_all is not None:
-            return for_all(self, thread, arg)
+        call: Callable[..., str] = getattr(self, op)
+        if op in WITHOUT_HANDLE:
+            return call(thread, arg)
         if not self.handles:
             return NOTHING
-        return _FOR_A_HANDLE[op](self, thread, handle % len(self.handles), arg)
+        return call(thread, handle % len(self.handles), arg)
 
     def end(self) -> Iterator[str]:
         """Let everything go, thread by thread, and tell what is left."""
@@ -478,43 +482,6 @@ class World:
             yield f"after {self.cycle(0, 0)}"
             self.drain(0, 0)
             yield f"after {self.trim_pool(0)}"
-
-
-# What each operation does, of those that need no handle and of the others.
-_FOR_ALL: dict[str, Callable[[World, int, int], str]] = {
-    "alloc": World.alloc,
-    "alloc_bytes": World.alloc_bytes,
-    "alloc_many": World.alloc_many,
-    "netdev_frag": World.netdev_frag,
-    "netdev_skb": World.netdev_skb,
-    "poll": World.poll,
-    "napi_frag": World.napi_frag,
-    "napi_skb": World.napi_skb,
-    "prepare": World.prepare,
-    "exit": World.exit,
-    "drain": World.drain,
-    "trim_pool": World.trim_pool,
-    "audit": World.audit,
-    "cycle": World.cycle,
-}
-_FOR_A_HANDLE: dict[str, Callable[[World, int, int, int], str]] = {
-    "consume": World.consume,
-    "commit": World.commit,
-    "release": World.release,
-    "write": World.write,
-    "read": World.read,
-    "slice": World.slice,
-    "readonly": World.readonly,
-    "trim": World.trim,
-    "put": World.put,
-    "push": World.push,
-    "pull": World.pull,
-    "reserve": World.reserve,
-    "add_frag": World.add_frag,
-    "clone": World.clone,
-    "view": World.view,
-    "unview": World.unview,
-}
 
 
 def log(trace: bytes) -> str:
