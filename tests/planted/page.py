@@ -14,6 +14,8 @@ import run_models  # noqa: E402 - found through the line above
 from planted.table import Bug  # noqa: E402
 
 START = "## What became of them"
+UNTRIED = "not tried yet"
+NOTHING = "nothing: "
 _ROW = re.compile(r"^\| \d+ \| (.+?) \| .* \| (.+?) \|$", re.MULTILINE)
 MODELS = ROOT / "rust" / "core" / "src" / "models"
 
@@ -51,6 +53,17 @@ def _table(bugs: list[tuple[int, Bug]], found: dict[str, str]) -> list[str]:
     return lines
 
 
+def summary(bugs: list[Bug], found: dict[str, str]) -> str:
+    """Return how many of *bugs* have been *found*, as the page says it."""
+    told = [found[bug.name] for bug in bugs]
+    waiting = told.count(UNTRIED)
+    survived = sum(text.startswith(NOTHING) for text in told)
+    return (
+        f"{len(told) - survived - waiting} of {len(told)} are found, {survived} survive with a "
+        f"reason, {waiting} wait to be tried."
+    )
+
+
 def text_of(bugs: list[Bug], found: dict[str, str]) -> str:
     """Return the page from `START` on, with who *found* each of *bugs*."""
     numbered = list(enumerate(bugs, start=1))
@@ -63,6 +76,8 @@ def text_of(bugs: list[Bug], found: dict[str, str]) -> str:
     return "\n".join(
         [
             START,
+            "",
+            summary(bugs, found),
             "",
             "### Bugs",
             "",
@@ -91,7 +106,7 @@ def write(page: Path, bugs: list[Bug], found: dict[str, str]) -> None:
     told = {}
     for bug in bugs:
         if bug.name in found:
-            told[bug.name] = _cell(found[bug.name]) or f"nothing: {_cell(bug.survives)}"
+            told[bug.name] = _cell(found[bug.name]) or NOTHING + _cell(bug.survives)
         else:
-            told[bug.name] = known.get(bug.name, "not tried yet")
+            told[bug.name] = known.get(bug.name, UNTRIED)
     page.write_text(text.partition(START)[0] + text_of(bugs, told), encoding="utf-8")

@@ -175,5 +175,6 @@ def test_the_page_keeps_what_was_not_tried_again(tmp_path: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert "| 1 | one | wrong | unit: a, a_test |" in text
     assert "| 2 | two | the order is one step weaker | nothing: no / way |" in text
+    assert "1 of 2 are found, 1 survive with a reason, 0 wait to be tried." in text
     page.write(file, rows, {})
     assert file.read_text(encoding="utf-8") == text
