@@ -49,10 +49,6 @@ class PageMap:
             lines[first : first + count] = bytes([state]) * count
             self.fragments[page] += 1
 
-    def lines(self, state: int) -> int:
-        """Return how many lines are in *state*."""
-        return sum(page.count(state) for page in self.pages.values())
-
     @property
     def fragments_per_page(self) -> float:
         """The mean over the pages that have any."""

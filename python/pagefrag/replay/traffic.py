@@ -11,6 +11,7 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
@@ -119,9 +120,6 @@ class Traffic:
 
     def quantile(self, part: float) -> int:
         """Return the bytes that *part* of the packets do not exceed (nearest rank)."""
-        wanted, seen = part * self.packets, 0
-        for size in sorted(self.sizes):
-            seen += self.sizes[size]
-            if seen >= wanted:
-                return size
-        return self.largest
+        wanted, sizes = part * self.packets, sorted(self.sizes)
+        seen = accumulate(self.sizes[size] for size in sizes)
+        return next(size for size, count in zip(sizes, seen, strict=True) if count >= wanted)

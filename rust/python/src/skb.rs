@@ -426,16 +426,15 @@ impl SkBuff {
             Vec::new()
         };
         let taken = other.get().take()?;
-        match slf.get().with(|core| core.coalesce(taken)) {
-            Ok(Ok(_)) => {
+        match slf.get().with(|core| core.coalesce(taken))? {
+            Ok(_) => {
                 Self::shares(slf, other.as_any(), &places, "coalesce");
                 Ok(true)
             }
-            Ok(Err((_, refused))) => {
+            Err((_, refused)) => {
                 other.get().give_back(refused);
                 Ok(false)
             }
-            Err(error) => Err(error),
         }
     }
 
