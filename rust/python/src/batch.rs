@@ -341,11 +341,11 @@ impl Batch {
     /// >>> empty_batch.to_numpy().dtype.names[:4]
     /// ('address', 'timestamp', 'length', 'wire_length')
     fn to_numpy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let records = py.import("pagefrag._numpy")?.getattr("records")?;
+        let records = made::imported(py, "pagefrag._numpy", "records")?;
         let shares = self.share(py)?;
-        records.call1((guarded(py, || {
-            batch_numpy::records(&self.facts, shares).view(py)
-        })?,))
+        guarded(py, || {
+            records.call1((batch_numpy::records(&self.facts, shares).view(py)?,))
+        })
     }
 
     /// A `pyarrow.RecordBatch` of the columns `payload`, `timestamp`, `source` and `port`.
@@ -366,8 +366,7 @@ impl Batch {
     /// >>> print(*empty_batch.to_arrow().schema.names)
     /// payload timestamp source port
     fn to_arrow(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
-        let arrow = slf.py().import("pagefrag._arrow")?;
-        arrow.call_method1("record_batch", (slf,))
+        made::called(slf.py(), ("pagefrag._arrow", "record_batch"), (slf,))
     }
 
     /// The schema of `to_arrow` as an `arrow_schema` capsule.

@@ -69,6 +69,9 @@ mod _pagefrag {
     use pyo3::exceptions::PyImportError;
     use pyo3::ffi;
     use pyo3::prelude::*;
+    use pyo3::types::PyList;
+
+    use crate::made;
 
     #[pymodule_export]
     use crate::batch::{Batch, restore_batch};
@@ -104,16 +107,16 @@ mod _pagefrag {
     /// >>> build_features()[0]
     /// 'version-specific'
     #[pyfunction]
-    fn build_features() -> Vec<&'static str> {
+    fn build_features(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
         let all = [
             ("abi3", cfg!(feature = "abi3")),
             ("version-specific", !cfg!(feature = "abi3")),
             ("debug-assertions", cfg!(debug_assertions)),
             ("plain-fragment", cfg!(feature = "plain-fragment")),
         ];
-        all.into_iter()
-            .filter_map(|(name, is_in)| is_in.then_some(name))
-            .collect()
+        let names = all.into_iter().filter(|(_, is_in)| *is_in);
+        let names: PyResult<_> = names.map(|(name, _)| made::text(py, name)).collect();
+        made::list(py, names?)
     }
 
     #[pymodule_init]

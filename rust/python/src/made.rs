@@ -7,6 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;
 
+use pyo3::call::PyCallArgs;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -100,6 +101,25 @@ impl<'py> IntoPyObject<'py> for Text {
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         text(py, &self.0)
     }
+}
+
+/// What a module of Python has under `name`.
+pub(crate) fn imported<'py>(
+    py: Python<'py>,
+    module: &str,
+    name: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    guarded(py, || py.import(module)?.getattr(name))
+}
+
+/// What `function` of a module of Python makes of `args`.
+pub(crate) fn called<'py>(
+    py: Python<'py>,
+    (module, function): (&str, &str),
+    args: impl PyCallArgs<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let function = imported(py, module, function)?;
+    guarded(py, || function.call1(args))
 }
 
 /// A list of these.

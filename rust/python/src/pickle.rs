@@ -14,6 +14,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyType};
 
 use crate::buffer::Lent;
 use crate::error::broken;
+use crate::made;
 use crate::memory::Memory;
 use crate::object;
 
@@ -32,7 +33,7 @@ pub(crate) fn check(version: u32) -> PyResult<()> {
 
 /// What an unpickler shall call.
 pub(crate) fn restorer<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
-    py.import("pagefrag._pagefrag")?.getattr(name)
+    made::imported(py, "pagefrag._pagefrag", name)
 }
 
 /// The bytes of `exporter` as this protocol carries them.
@@ -44,9 +45,8 @@ pub(crate) fn carried<'py>(
     static BUFFER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = exporter.py();
     if protocol >= 5 {
-        return BUFFER
-            .import(py, "pickle", "PickleBuffer")?
-            .call1((exporter,));
+        let buffer = made::guarded(py, || BUFFER.import(py, "pickle", "PickleBuffer"))?;
+        return buffer.call1((exporter,));
     }
     // Called as types, so that no memory is an error and no panic.
     if readonly {

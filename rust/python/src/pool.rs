@@ -10,7 +10,7 @@ use pyo3::types::PyList;
 
 use crate::args::{self, Given};
 use crate::error::{broken, from_core, out_of_context, value};
-use crate::made::{Number, Text};
+use crate::made::{self, Number, Text};
 use crate::ticks::RAREST;
 use crate::tracking::Sampler;
 use crate::{stats, tracemalloc, tracking};
@@ -248,8 +248,7 @@ impl PagePool {
 
     /// A picture for notebooks.
     fn _repr_html_(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
-        let html = slf.py().import("pagefrag._html")?;
-        html.call_method1("pool", (slf,))
+        made::called(slf.py(), ("pagefrag._html", "pool"), (slf,))
     }
 
     fn __repr__(&self) -> Text {

@@ -26,7 +26,7 @@ use crate::batch::Batch;
 use crate::cache::PageFragCache;
 use crate::deadline::Deadline;
 use crate::error::{from_io, os, out_of_context, value};
-use crate::made::{Number, Text};
+use crate::made::{self, Number, Text};
 use crate::pause::pause;
 use crate::sock::{BAD_DESCRIPTOR, family, fileno};
 use crate::turn::Turn;
@@ -518,9 +518,7 @@ impl RxRing {
 
     /// Batches as they come, for `async for`, until the ring is closed: see `pagefrag.aio`.
     fn __aiter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
-        slf.py()
-            .import("pagefrag.aio")?
-            .call_method1("batches", (slf,))
+        made::called(slf.py(), ("pagefrag.aio", "batches"), (slf,))
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
@@ -537,8 +535,7 @@ impl RxRing {
 
     /// A picture for notebooks.
     fn _repr_html_(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
-        let html = slf.py().import("pagefrag._html")?;
-        html.call_method1("rx_ring", (slf,))
+        made::called(slf.py(), ("pagefrag._html", "rx_ring"), (slf,))
     }
 
     fn __repr__(&self, py: Python<'_>) -> Text {

@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyWeakrefMethods, PyWeakrefReference};
 
@@ -383,16 +382,15 @@ fn sweep(py: Python<'_>, asked: impl Fn(&Record) -> bool) -> Vec<(Arc<Record>, V
 
 /// What is held of the pool with this number: a list of `TrackedFragment`s, oldest first.
 pub(crate) fn told(py: Python<'_>, pool: usize) -> PyResult<Bound<'_, PyList>> {
-    let make = py
-        .import("pagefrag._tracking")?
-        .getattr(intern!(py, "tracked"))?;
     let open = sweep(py, |record| record.pool == pool);
     let now = Instant::now();
     let told = open.iter().map(|(record, holders)| {
         let holders: PyResult<Vec<_>> = holders.iter().map(Open::told).collect();
         let holders = made::list(py, holders?)?;
         let age = now.saturating_duration_since(record.born).as_secs_f64();
-        make.call1((record.size, age, record.stack.told(py)?, holders))
+        let told = record.stack.told(py)?;
+        let all = (record.size, age, told, holders);
+        made::called(py, ("pagefrag._tracking", "tracked"), all)
     });
     made::list(py, told.collect::<PyResult<_>>()?)
 }
