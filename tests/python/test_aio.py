@@ -407,3 +407,45 @@ def test_a_second_task_is_told_and_the_first_goes_on(
             assert (await anext(aiter(ring)))[0] == b"for anybody"
 
     run(two())
+
+
+def test_a_number_that_makes_no_sense_is_the_rings_own_error(run: Run, sock: socket.socket) -> None:
+    async def ask() -> None:
+        with RxRing(sock) as ring:
+            with pytest.raises(ValueError, match="max"):
+                await anext(batches(ring, max=0))
+            assert ring.fileno() >= 0
+
+    run(ask())
+
+
+class Closing(aio.Batches):
+    """Somebody closes the ring right after the iterator has looked so many times."""
+
+    def __init__(self, ring: RxRing, looks: int, steal: Callable[[], object]) -> None:
+        super().__init__(ring)
+        self._rings, self._looks, self._steal = ring, looks, steal
+
+    def _there(self) -> Any:
+        self._looks -= 1
+        if self._looks == 0:
+            self._steal()
+        found = super()._there()
+        if self._looks == 0:
+            self._rings.close()
+        return found
+
+
+@pytest.mark.parametrize("looks", [1, 2], ids=["before it waits", "after it has waited"])
+def test_a_ring_that_is_closed_between_two_steps_ends_the_iteration(
+    run: Run, sock: socket.socket, sender: socket.socket, looks: int
+) -> None:
+    async def read() -> list[Any]:
+        steal: Callable[[], object] = lambda: None  # noqa: E731
+        if looks == 2:
+            # A packet wakes it, which somebody else takes before it looks.
+            asyncio.get_running_loop().call_later(0.01, sender.send, b"x")
+            steal = lambda: sock.recv(10)  # noqa: E731
+        return [batch async for batch in Closing(RxRing(sock), looks, steal)]
+
+    assert run(read()) == []

@@ -391,3 +391,41 @@ def test_a_missing_library_is_one_error_that_names_the_extra(
     )
     assert done.stdout.count("\n") == 1
     assert extra in done.stdout
+
+
+class Schema(ctypes.Structure):
+    """What the interface defines, as a consumer in C may hand it over."""
+
+    _fields_ = (
+        ("format", ctypes.c_char_p),
+        ("name", ctypes.c_char_p),
+        ("metadata", ctypes.c_char_p),
+        ("flags", ctypes.c_int64),
+        ("n_children", ctypes.c_int64),
+        ("children", ctypes.POINTER(ctypes.c_void_p)),
+        ("dictionary", ctypes.c_void_p),
+        ("release", ctypes.c_void_p),
+        ("private_data", ctypes.c_void_p),
+    )
+
+
+NAME = ctypes.create_string_buffer(b"arrow_schema")
+NEW = ctypes.PYFUNCTYPE(ctypes.py_object, *[ctypes.c_void_p] * 3)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
+
+
+@pytest.mark.parametrize("children", ["none", "released", "nameless", "another name"])
+def test_a_schema_without_our_column_asks_for_nothing(children: str) -> None:
+    child = Schema(format=b"z", name=None if children == "nameless" else b"another")
+    pointers = (ctypes.c_void_p * 1)(ctypes.addressof(child))
+    asked = Schema(format=b"+s", n_children=1, children=pointers, release=1)
+    if children == "none":
+        asked.children, asked.n_children = None, 0
+    if children == "released":
+        asked.release = None
+    capsule = NEW(ctypes.addressof(asked), ctypes.addressof(NAME), None)
+    batch = receive([payload(10)])
+    schema, array = batch.__arrow_c_array__(capsule)
+    table = pa.RecordBatch._import_from_c_capsule(schema, array)
+    assert table.schema == batch.to_arrow().schema

@@ -391,3 +391,13 @@ def test_held_bytes_are_those_of_the_statistics(granule: Literal[64, 1]) -> None
     alive.clear()
     cache.drain()
     assert cache.held_bytes == 0
+
+
+def test_a_copy_of_more_than_a_default_page_has_a_page_of_its_own() -> None:
+    size = 1 << 20
+    frag = PageFragCache(PagePool(size)).alloc(size)
+    memoryview(frag)[-5:] = b"hello"
+    for copy in (frag.copy(), frag.copy()):
+        assert copy.nbytes == size
+        assert copy[-5:] == b"hello"
+        assert copy.page != frag.page

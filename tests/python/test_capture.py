@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import random
 import struct
@@ -26,6 +28,7 @@ from captures import (
     simple,
     traffic_of,
 )
+from pagefrag.replay import capture
 from pagefrag.replay import traffic as traffic_file
 from pagefrag.replay.capture import CaptureError, Damaged, Record, open_capture
 from pagefrag.replay.traffic import Traffic
@@ -290,3 +293,34 @@ def test_quantiles_are_nearest_ranks() -> None:
         found = [traffic.quantile(part) for part in (0, 0.2, 0.5, 0.8, 0.81, 1)]
         assert found == [10, 10, 30, 40, 1000, 1000]
         assert (traffic.largest, traffic.bytes) == (1000, 1100)
+
+
+class Worn(io.BytesIO):
+    """A disk that cannot be read from some byte on."""
+
+    def __init__(self, data: bytes, bad: int) -> None:
+        super().__init__(data)
+        self._bad = bad
+
+    def read(self, count: int | None = -1) -> bytes:
+        if self.tell() >= self._bad:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(count)
+
+
+@pytest.mark.parametrize("data", [classic(PACKETS), pcapng(PACKETS)], ids=["pcap", "pcapng"])
+def test_a_disk_that_fails_is_told_with_the_packet(data: bytes) -> None:
+    opened = capture._capture(Worn(data, len(data) // 2), len(data))
+    found = []
+    with pytest.raises(Damaged, match="cannot be read: Input/output error") as told:
+        found.extend(opened)
+    assert 0 < len(found) < len(PACKETS)
+    assert str(told.value).startswith(f"packet {len(found) + 1} ")
+
+
+def test_a_file_that_cannot_be_read_at_all_is_no_capture() -> None:
+    with (
+        pytest.raises(CaptureError, match="Input/output error"),
+        open_capture(Path("/proc/self/mem")),
+    ):
+        pass

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import pagefrag
-from pagefrag import demo, sender
-from pagefrag.loopback import SILENCE
+from pagefrag import demo, info, sender
+from pagefrag.loopback import SILENCE, dropped, receiving_socket
 from pagefrag.packets import HEADER, SEQUENCE, Expectation, bodies
 from pagefrag.recv import parse_address
 
@@ -147,6 +148,14 @@ def test_a_sender_that_fails_makes_the_demo_fail(capsys: pytest.CaptureFixture[s
     assert "the sender failed" in capsys.readouterr().err
 
 
+def test_a_demo_in_which_nothing_arrives_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    silent = [sys.executable, "-c", "pass"]
+    assert demo.main(demo.Job(count=10, sender=silent)) == 1
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1] == "pagefrag: no packet arrived"
+    assert figure(told.out, "packets received") == [0, 0]
+
+
 def test_an_interrupt_from_the_terminal_ends_the_demo_quietly() -> None:
     process = subprocess.Popen(
         [*COMMAND, "demo", "--count", "50000000"],
@@ -236,6 +245,27 @@ def test_info_tells_versions_pages_and_features() -> None:
     assert facts["OS page"] == f"{os.sysconf('SC_PAGE_SIZE'):,} bytes"
     assert facts["huge pages"]
     assert facts["build"]
+
+
+def test_what_the_kernel_does_not_say_is_told_as_that(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    odd = tmp_path / "enabled"
+    odd.write_text("none is chosen\n", encoding="ascii")
+    for setting in (odd, tmp_path / "nowhere"):
+        monkeypatch.setattr(info, "_HUGE_PAGES", setting)
+        assert info.huge_page_state() == "not offered by this kernel"
+    monkeypatch.setattr(info, "_PROCESSORS", tmp_path / "nowhere")
+    assert info.processor().startswith(os.uname().machine)
+
+
+def test_an_extra_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(info.metadata, "version", missing)
+    assert info.facts()["numpy"] == "not installed"
+    assert "dask" not in info.facts(), "a companion is told only if it is there"
 
 
 # --- bad input --------------------------------------------------------------
@@ -350,6 +380,36 @@ def test_the_window_is_never_passed() -> None:
         assert time.monotonic() - start >= 2 * sender.PATIENCE
         numbers = [SEQUENCE.unpack_from(receiving.recv(200))[0] for _ in range(40)]
     assert numbers == list(range(40))
+
+
+def test_a_sender_ends_when_its_receiver_is_gone() -> None:
+    ours, theirs = socket.socketpair()
+    sending, receiving = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with theirs, sending, receiving:
+        ours.close()
+        with pytest.raises(SystemExit, match="the receiver went away"):
+            sender.send_all(sending, theirs, count=40, size=100, window=16)
+        assert SEQUENCE.unpack_from(receiving.recv(200))[0] == 0
+
+
+def test_a_socket_that_cannot_cut_is_given_packets_one_by_one() -> None:
+    ours, theirs = socket.socketpair()
+    sending, receiving = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs, sending, receiving:
+        sender.send_all(sending, theirs, count=5, size=100, window=64)
+        packets = [receiving.recv(200) for _ in range(5)]
+    assert [len(packet) for packet in packets] == [100] * 5
+    assert [SEQUENCE.unpack_from(packet)[0] for packet in packets] == list(range(5))
+
+
+def test_drops_that_the_kernel_does_not_tell_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiving_socket() as sock:
+        assert dropped(sock) == 0
+        monkeypatch.setattr("pagefrag.loopback._SO_MEMINFO", -1)
+        assert dropped(sock) is None
+        # What a kernel says that knows fewer numbers: an option of four bytes.
+        monkeypatch.setattr("pagefrag.loopback._SO_MEMINFO", socket.SO_TYPE)
+        assert dropped(sock) is None
 
 
 def test_bodies_differ_and_are_fixed() -> None:

@@ -19,10 +19,21 @@ UDP_SEGMENT = 103
 IP_PKTINFO = 8
 
 
+def wait_for_stamps(ring: RxRing, sender: socket.socket) -> None:
+    """Return when packets get their time on arrival, and no more when they are read."""
+    arrived = False
+    while not arrived:
+        sender.send(b"x")
+        after = time.time_ns()
+        time.sleep(0.01)
+        arrived = ring.recv(timeout=LONG).timestamps[0] <= after
+
+
 def test_timestamps_are_nanoseconds_of_the_clock_and_ascend(
     sock: socket.socket, sender: socket.socket
 ) -> None:
     with RxRing(sock, timestamps=True) as ring:
+        wait_for_stamps(ring, sender)
         before = time.time_ns()
         for number in range(20):
             sender.send(bytes(number))

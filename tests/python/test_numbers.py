@@ -117,3 +117,17 @@ def test_a_batch_read_as_an_array_is_two_objects(
             kept[batches + index] = batch.lengths
             made += sys.getallocatedblocks() - before
     assert made <= batches + 2
+
+
+def test_numbers_lend_themselves_by_name_and_never_for_writing(batch: Batch) -> None:
+    view = batch.lengths.__buffer__(0)
+    assert view.tolist() == LENGTHS
+    with pytest.raises(BufferError, match="not writable"):
+        batch.lengths.__buffer__(1)
+
+
+def test_the_size_of_numbers_is_that_of_what_they_hold(batch: Batch) -> None:
+    lengths = batch.lengths
+    times = batch.timestamps
+    assert sys.getsizeof(lengths) >= len(LENGTHS) * 4
+    assert sys.getsizeof(times) - sys.getsizeof(lengths) == len(LENGTHS) * (8 - 4)

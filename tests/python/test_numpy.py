@@ -96,3 +96,10 @@ def test_arrays_keep_the_memory_of_the_batch(what: str) -> None:
 def test_no_time_is_not_a_time() -> None:
     batch, _ = receive([10] * 3, PagePool())
     assert np.isnat(batch.to_numpy()["timestamp"]).all()
+
+
+def test_a_batch_of_nothing_is_an_array_of_nothing(sock: socket.socket) -> None:
+    with RxRing(sock) as ring:
+        records = ring.recv(timeout=0).to_numpy()
+    assert records.shape == (0,)
+    assert "start" in (records.dtype.names or ())

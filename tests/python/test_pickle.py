@@ -326,3 +326,11 @@ def test_other_processes_get_what_was_sent(method: str) -> None:
         here.close()
         there.close()
     assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("name", [b"", b"\x63", b"\x63\x00elsewhere", b"\x11\x00short"])
+def test_a_sender_of_a_family_that_no_ring_has_is_nobody(name: bytes) -> None:
+    restore, (version, table, _, *rest) = receive([b"x"]).__reduce_ex__(5)
+    batch = restore(version, table, [name], *rest)
+    assert batch.addresses == (None,)
+    assert batch[0] == b"x"

@@ -238,6 +238,46 @@ def test_the_recommendation_follows_its_rule(results: list[Result], best: Settin
 
 
 @pytest.mark.parametrize(
+    ("chosen", "others", "why"),
+    [
+        (result(DEFAULTS, 100), [result(OTHER, 95)], "the defaults suit"),
+        (result(OTHER, 100), [result(THIRD, 200)], "least at its peak of what was tried"),
+        (
+            result(OTHER, 100),
+            [result(DEFAULTS, 90, truncated=7)],
+            "the defaults would cut 7 packets more",
+        ),
+        (result(OTHER, 100), [result(DEFAULTS, 90)], "of what was allowed it holds least"),
+        (result(OTHER, 50), [result(DEFAULTS, 100)], "it holds 50% less than the defaults"),
+        (
+            result(OTHER, 50, copied_bytes=10),
+            [result(DEFAULTS, 100)],
+            "at its peak, and copies 10 bytes more",
+        ),
+        (
+            result(OTHER, 50),
+            [result(DEFAULTS, 100, copied_bytes=10)],
+            "at its peak, and copies 10 bytes less",
+        ),
+    ],
+)
+def test_the_reason_says_what_is_better(chosen: Result, others: list[Result], why: str) -> None:
+    assert why in advice.reason(chosen, [*others, chosen], DEFAULTS)
+
+
+def test_packets_that_all_go_at_once_are_sampled_now_and_then() -> None:
+    start = steady(1, 64, 0)[0].time
+    packets = [*steady(10_000, 64, 0), Packet(start + 2, 64)]
+    with traffic_of(packets) as traffic:
+        found = replay(traffic, Settings(copybreak=0), 1)
+    assert (found.packets, found.kept_peak) == (10_001, 10_000)
+    assert 1_000 < len(found.samples) <= 4_096
+    times = [time for time, _, _ in found.samples]
+    assert times == sorted(times)
+    assert times[-1] == 2
+
+
+@pytest.mark.parametrize(
     ("size", "buffers"),
     [
         (60, {64, 2_048}),
@@ -489,6 +529,14 @@ def test_a_missing_extra_is_named(module: str, extra: str, form: str, tmp_path: 
     done = replay_says(file, "--plot", tmp_path / "plot.svg", command=command)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"pagefrag[{extra}]" in one_line(done)
+
+
+def test_defaults_that_are_recommended_are_shown_once(capture: Path) -> None:
+    given = ("--page-size", "32768", "--buffer", "2048", "--copybreak", "1024", "--slots", "64")
+    done = replay_says(capture, *given)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^ +recommended  whole pages", done.stdout, re.MULTILINE)
+    assert "defaults  " not in done.stdout
 
 
 def test_a_terminal_without_blocks_gets_letters(capture: Path) -> None:

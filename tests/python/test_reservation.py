@@ -146,3 +146,12 @@ def test_another_thread_may_commit(cache: PageFragCache) -> None:
 def test_repr(cache: PageFragCache) -> None:
     room = cache.prepare(100)
     assert repr(room) == f"<Reservation len={len(room)} page={room.page:#x}+0>"
+
+
+def test_room_is_lent_by_name_for_writing(cache: PageFragCache) -> None:
+    room = cache.prepare(100)
+    with room.__buffer__(1) as view:
+        view[:5] = b"hello"
+        with pytest.raises(BufferError, match="view"):
+            room.commit(5)
+    assert room.commit(5) == b"hello"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -13,7 +16,15 @@ import numpy as np
 import pytest
 
 from actors import LONG
-from pagefrag import PageFragCache, PagePool, RxRing, SendError, TxRing, netdev_alloc_skb
+from pagefrag import (
+    ContextError,
+    PageFragCache,
+    PagePool,
+    RxRing,
+    SendError,
+    TxRing,
+    netdev_alloc_skb,
+)
 
 RINGS: list[type[RxRing] | type[TxRing]] = [RxRing, TxRing]
 
@@ -299,3 +310,51 @@ def test_an_index_out_of_range(sock: socket.socket, sender: socket.socket, index
         for strange in (1.0, "0", None):
             with pytest.raises(TypeError):
                 batch[strange]  # type: ignore[call-overload]
+
+
+def test_a_ring_is_awaited_by_one_and_told_even_if_that_one_fails(
+    sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+
+    def fails() -> None:
+        raise RuntimeError("nobody hears this")
+
+    with RxRing(sock) as ring:
+        ring._await(fails)
+        gc.collect()  # looks at who waits
+        with pytest.raises(ContextError, match="another task is waiting"):
+            ring._await(print)
+    assert ring.fileno() == -1
+    assert [str(told.exc_value) for told in unraisable] == ["nobody hears this"]
+
+
+NO_ADDRESSES = """
+import resource, socket
+import pagefrag
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.bind(("127.0.0.1", 0))
+    first = pagefrag.RxRing(sock, slots=64)
+    if not first.gro:
+        raise SystemExit(77)
+    pagefrag.RxRing(sock, slots=1, gro=False).close()
+    with open("/proc/self/statm") as statm:
+        used = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20), -1))
+    try:
+        pagefrag.RxRing(sock, slots=1024, gro=False)
+    except OSError as error:
+        print(type(error).__name__, error.errno, error)
+    sock.sendto(b"x", sock.getsockname())
+    assert first.recv(timeout=60)[0] == b"x"
+    first.close()
+"""
+
+
+def test_a_ring_without_addresses_for_joined_packets_is_an_os_error() -> None:
+    command = [sys.executable, "-c", NO_ADDRESSES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 77:
+        pytest.skip("this kernel joins no datagrams")
+    assert (done.returncode, done.stdout) == (0, "OSError None out of memory\n"), done.stderr

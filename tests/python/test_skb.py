@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -354,3 +355,19 @@ def test_repr() -> None:
     assert repr(skb_with(b"data")).startswith("<SkBuff len=4 data_len=0 frags=0 headroom=64")
     with pytest.raises(TypeError):
         SkBuff()
+
+
+def test_data_that_is_shared_is_lent_for_reading_only() -> None:
+    skb = skb_with(b"shared")
+    with skb.__buffer__(0) as view:
+        assert view.tobytes() == b"shared"
+        assert not view.readonly
+    twin = skb.clone()
+    with pytest.raises(TypeError, match="read-write"):
+        struct.pack_into("B", skb, 0, 1)
+    with skb.__buffer__(0) as view:
+        assert view.readonly
+    twin.release()
+    # No view is left of those that were refused.
+    skb.put(1).release()
+    assert skb.tobytes()[:6] == b"shared"

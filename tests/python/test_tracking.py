@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pagefrag import Fragment, PageFragCache, PagePool, RxRing, TrackedFragment
+from pagefrag import Fragment, PageFragCache, PagePool, RxRing, TrackedFragment, _tracking
 
 LONG = 60.0
 
@@ -366,3 +366,9 @@ assert pagefrag.PageFragCache.alloc.__doc__ == plain.__doc__
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_instruction_without_a_line_is_on_the_first_one() -> None:
+    code = test_an_instruction_without_a_line_is_on_the_first_one.__code__
+    assert _tracking._line(code, 1 << 30) == code.co_firstlineno
+    assert _tracking._line(code, 0) >= code.co_firstlineno

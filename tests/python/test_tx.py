@@ -423,3 +423,9 @@ def test_a_ring_leaves_no_references(sock: socket.socket) -> None:
 def test_send_error_is_a_frozen_habit() -> None:
     assert (SendError.failed, SendError.accepted) == ((), 0)
     assert issubclass(SendError, (pagefrag.PagefragError, OSError))
+
+
+def test_a_host_with_a_scope_is_looked_up() -> None:
+    with udp(socket.AF_INET6) as sink, udp(socket.AF_INET6) as sock, TxRing(sock) as ring:
+        assert ring.send(b"scoped", to=("::1%1", sink.getsockname()[1])) == 1
+        assert read(sink, 1) == [b"scoped"]

@@ -120,3 +120,15 @@ fn a_local_cache_is_printed_with_its_pool() {
     assert!(told.starts_with("LocalCache { pool: PagePool {"), "{told}");
     assert!(told.contains("granule: Byte"), "{told}");
 }
+
+#[test]
+fn room_that_is_used_up_is_kept_as_it_is() {
+    let pool = PagePool::new(DEFAULT_PAGE).unwrap();
+    for granule in [Granule::Line, Granule::Byte] {
+        let mut cache = PageFragCache::with_granule(&pool, granule);
+        let room = cache.take_room(100).unwrap();
+        let (place, len) = (room.offset(), room.len());
+        let kept = cache.settle(room, len).unwrap();
+        assert_eq!((kept.offset(), kept.len()), (place, len));
+    }
+}
