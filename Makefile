@@ -285,6 +285,10 @@ BUG_SECONDS ?= 7200
 planted: $(MARKS)/module ## bugs of tests/planted and weakened atomic orders: which test finds each; BUGS=1..9
 	$(NOTED) "make planted$(if $(BUGS), BUGS=$(BUGS))" -- $(BIN)/python tests/planted/run.py --only '$(BUGS)' --seconds $(BUG_SECONDS) $(if $(LEDGER),--write docs/planted.md)
 
+.PHONY: coverage
+coverage: $(MARKS)/module ## lines that no test runs, of core, binding and package, and why; a quarter of an hour
+	$(NOTED) "make coverage" -- $(BIN)/python tests/campaigns/lines.py $(if $(LEDGER),--write docs/coverage.md)
+
 .PHONY: campaign-rings
 campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, off; each checked
 	$(NOTED) "make campaign-rings" -- $(BIN)/python tests/campaign_rings.py $(ARGS)

@@ -45,6 +45,7 @@ OTHERS = [
     "free_threaded",
     "house",
     "ledger",
+    "lines",
     "memray",
     "planted",
     "records",
