@@ -1,4 +1,4 @@
-"""Every atomic operation of the core, and what is one step weaker.
+"""Every atomic operation of the core and the binding's gate, and what is one step weaker.
 
 An operation is named by its file, its function and its method, and by a number where a function
 has several alike. What is weaker than the order it asks for is a *weakening*; an operation that is
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+# Of the binding: the one file of it that the core's models run.
+GATE = Path("python") / "src" / "gate.rs"
 WEAKER = {
     "SeqCst": ("AcqRel",),
     "AcqRel": ("Acquire", "Release"),
@@ -70,14 +72,16 @@ def orders(file: Path, name: str) -> Iterator[Order]:
 
 
 def all_orders(sources: Path) -> list[Order]:
-    """Return every order in *sources*, the models' own left out."""
+    """Return every order in *sources*, the models' own left out, and in what runs in them too."""
     files = sorted(sources.rglob("*.rs"))
-    return [
+    found = [
         order
         for file in files
         if file.relative_to(sources).parts[0] not in ("models", "models.rs")
         for order in orders(file, str(file.relative_to(sources)))
     ]
+    gate = sources.parents[1] / GATE
+    return found + (list(orders(gate, str(GATE))) if gate.is_file() else [])
 
 
 SWITCH = "PLANTED_ORDER"

@@ -10,6 +10,11 @@
 //! the books balance, and `trim` unmaps every region, so that a lost page, a
 //! page given twice and a page given too early all fail it.
 
+// Of the binding, and without a line of Python.
+#[allow(dead_code, reason = "the binding uses the rest")]
+#[path = "../../python/src/gate.rs"]
+mod gate;
+mod gates;
 mod orphans;
 mod processes;
 mod roads;

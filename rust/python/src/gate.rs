@@ -14,7 +14,18 @@
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+// The core's models run this file too (`models/gates.rs`).
+#[cfg(loom)]
+use loom::{
+    hint::spin_loop,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+#[cfg(not(loom))]
+use std::{
+    hint::spin_loop,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 const SHUT: usize = 1 << (usize::BITS - 1);
 const BUSY: usize = SHUT >> 1;
@@ -42,7 +53,7 @@ pub(crate) struct Gated<T> {
 unsafe impl<T: Send + Sync> Sync for Gated<T> {}
 
 impl<T> Gated<T> {
-    pub(crate) const fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self {
             word: AtomicUsize::new(0),
             value: UnsafeCell::new(MaybeUninit::new(value)),
@@ -50,7 +61,7 @@ impl<T> Gated<T> {
     }
 
     /// A gate that is shut already.
-    pub(crate) const fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             word: AtomicUsize::new(SHUT),
             value: UnsafeCell::new(MaybeUninit::uninit()),
@@ -65,7 +76,7 @@ impl<T> Gated<T> {
                 return Err(Refusal::Shut);
             }
             if word & BUSY != 0 {
-                std::hint::spin_loop();
+                spin_loop();
                 word = self.word.load(Ordering::Relaxed);
                 continue;
             }
@@ -122,7 +133,7 @@ impl<T> Gated<T> {
                     });
                 }
                 Err(word) if word & SHUT != 0 => return Err(Refusal::Shut),
-                Err(word) if word & BUSY != 0 => std::hint::spin_loop(),
+                Err(word) if word & BUSY != 0 => spin_loop(),
                 Err(word) => return Err(Refusal::Occupied(word)),
             }
         }
@@ -153,7 +164,8 @@ impl<T> Gated<T> {
 
 impl<T> Drop for Gated<T> {
     fn drop(&mut self) {
-        if *self.word.get_mut() & SHUT == 0 {
+        // Relaxed: nobody else has it any more.
+        if self.word.load(Ordering::Relaxed) & SHUT == 0 {
             // SAFETY: the invariant of `value`; dropped once, here.
             unsafe { self.value.get_mut().assume_init_drop() };
         }
