@@ -293,24 +293,25 @@ impl World {
         let Step {
             op, thread, arg, ..
         } = step;
-        let (size, align) = (size(arg, self.config.page), align(arg));
-        let many = super::size(arg >> 8 << 8, self.config.page);
+        let page = self.config.page;
+        let (size, align) = (|| size(arg, page), align(arg));
+        let many = || super::size(arg >> 8 << 8, page);
         let bytes = arg & 1 != 0;
         match op {
-            Op::Alloc => self.alloc(thread, 0, size, align),
-            Op::AllocBytes => self.alloc(thread, 1, size, align),
-            Op::AllocMany => self.alloc_many(thread, 1 + arg % 8, many),
-            Op::NetdevFrag => self.netdev_frag(thread, size, align),
-            Op::NetdevSkb => self.netdev_skb(thread, size),
+            Op::Alloc => self.alloc(thread, 0, size(), align),
+            Op::AllocBytes => self.alloc(thread, 1, size(), align),
+            Op::AllocMany => self.alloc_many(thread, 1 + arg % 8, many()),
+            Op::NetdevFrag => self.netdev_frag(thread, size(), align),
+            Op::NetdevSkb => self.netdev_skb(thread, size()),
             Op::Poll => self.poll(thread),
-            Op::NapiFrag => self.napi_frag(thread, size, align),
-            Op::NapiSkb => self.napi_skb(thread, size),
-            Op::Prepare => self.prepare(thread, bytes, many),
+            Op::NapiFrag => self.napi_frag(thread, size(), align),
+            Op::NapiSkb => self.napi_skb(thread, size()),
+            Op::Prepare => self.prepare(thread, bytes, many()),
             Op::Exit => self.exit(thread),
             Op::Drain => Ok(self.drain(thread, bytes)),
             Op::TrimPool => Ok(self.trim_pool(thread)),
             Op::Audit => self.audit(thread),
-            Op::Cycle => self.cycle(thread, size),
+            Op::Cycle => self.cycle(thread, size()),
             _ if self.handles.is_empty() => Ok(Said::Nothing),
             _ => self.on_handle(step),
         }

@@ -385,17 +385,18 @@ impl Carver<'_> {
             return None;
         }
         let pool = &*self.pool;
-        let mut ready = pool.shelves[self.at].lists[1 + class_of(need)..].iter();
-        ready.find_map(|row| {
-            let mut looks = row.iter().take(LOOKS);
-            looks.find(|&&page| pool[page].fits(need, step)).copied()
+        let ready = pool.shelves[self.at].waiting_from(1 + class_of(need));
+        let mut lists = ready.chunk_by(|(list, _), (next, _)| list == next);
+        lists.find_map(|list| {
+            let mut looks = list.iter().map(|&(_, page)| page).take(LOOKS);
+            looks.find(|&page| pool[page].fits(need, step))
         })
     }
 
     /// Carves what some steps of the round bring to light.
     fn search_round(&mut self, need: usize, step: usize) -> bool {
         // Where nothing waits there is nothing to come to light.
-        self.shelf().busy != 0
+        !self.shelf().waiting.is_empty()
             && (0..TOLL).any(|_| {
                 self.go_round(1);
                 self.shelf().has_ready(need) && self.search_shelf(need, step)
@@ -409,9 +410,8 @@ impl Carver<'_> {
         if self.carve_spare(need) {
             return true;
         }
-        let found =
-            { self.pool.shelves[self.at].waiting() }.find(|&page| self.pool[page].fits(need, step));
-        let Some(page) = found else {
+        let mut waiting = self.pool.shelves[self.at].waiting.iter();
+        let Some(&(_, page)) = waiting.find(|&&(_, page)| self.pool[page].fits(need, step)) else {
             return false;
         };
         self.take_out(page);
@@ -475,7 +475,7 @@ impl Carver<'_> {
     /// Walks on; what has news is put away anew, and makes the walk faster.
     fn go_round(&mut self, steps: usize) {
         for _ in 0..steps {
-            let Some(page) = self.pool.next_on_round(self.at) else {
+            let Some(page) = self.shelf().next_on_round() else {
                 return;
             };
             if self.pool[page].has_news() {
@@ -491,7 +491,7 @@ impl Carver<'_> {
     }
 
     fn go_all_round(&mut self) {
-        let steps = 2 * self.shelf().waiting().count();
+        let steps = 2 * self.shelf().waiting.len();
         self.go_round(steps);
     }
 
@@ -510,8 +510,7 @@ impl Carver<'_> {
         if keep_alive {
             return;
         }
-        let waiting: Vec<Name> = self.shelf().waiting().collect();
-        for page in waiting {
+        while let Some(&(_, page)) = self.shelf().waiting.first() {
             self.take_out(page);
             self.let_go(page, false);
         }

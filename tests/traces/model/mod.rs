@@ -1,6 +1,6 @@
 //! The allocator as a model: what each call does, naively.
 //!
-//! A page is a row of lines, a list is a `Vec`, threads are numbers; there are
+//! A page is a row of lines, lists are a `Vec`, threads are numbers; there are
 //! no atomics, no pointers and no unsafe code. Given the same calls the core
 //! places every fragment where this says, refuses what this refuses, holds what
 //! this holds and gives back to the OS what this gives back. The Python files

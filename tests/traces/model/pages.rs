@@ -59,9 +59,7 @@ pub(super) struct Page {
     pub(super) back: Option<usize>,
     /// Lines that may come home here before the shelf looks at the page again.
     pub(super) countdown: Option<usize>,
-    /// Of the shelf's lists, the one it waits in.
-    pub(super) list: usize,
-    /// Lines that were free when it came there; none of a page packed to the byte.
+    /// Lines that were free when it came to wait; none of a page packed to the byte.
     pub(super) listed: u64,
     pub(super) contents: Contents,
 }
@@ -77,7 +75,6 @@ impl Page {
             alive: 0,
             back: None,
             countdown: None,
-            list: 0,
             listed: 0,
             contents: Contents::zero(size),
         }
@@ -242,12 +239,10 @@ pub(super) struct Shelf {
     pub(super) debt: usize,
     /// Quarter steps for a page's worth of lines.
     pub(super) pace: usize,
-    /// Retired pages, then ready ones by the class of their longest hole; newest
-    /// first.
-    pub(super) lists: Vec<Vec<Name>>,
-    /// A bit for each list with a page in it.
-    pub(super) busy: u64,
-    /// Lines that were free in the pages of the lists when each came there.
+    /// The pages that wait, each behind the number of its list: in list 0 the retired ones, in
+    /// the others those that are ready, by the class of their longest hole. Newest first in each.
+    pub(super) waiting: Vec<(usize, Name)>,
+    /// Lines that were free in the pages that wait when each came there.
     pub(super) waste: u64,
     pub(super) spare: Vec<Name>,
     pub(super) round_in: usize,
@@ -265,8 +260,7 @@ impl Shelf {
             nest: None,
             debt: 0,
             pace: 1,
-            busy: 0,
-            lists: vec![Vec::new(); 2 + class_of(REGION / 2 / LINE)],
+            waiting: Vec::new(),
             waste: 0,
             spare: Vec::new(),
             round_in: 0,
@@ -279,12 +273,35 @@ impl Shelf {
         self.counts[count as usize] += 1;
     }
 
-    pub(super) fn waiting(&self) -> impl Iterator<Item = Name> {
-        self.lists.iter().flatten().copied()
+    /// The pages that wait in `list` and in those behind it.
+    pub(super) fn waiting_from(&self, list: usize) -> &[(usize, Name)] {
+        let first = self.waiting.iter().position(|&(of, _)| of >= list);
+        first.map_or(&[], |first| &self.waiting[first..])
     }
 
     pub(super) fn has_ready(&self, need: usize) -> bool {
-        self.busy >> (1 + class_of(need)) != 0
+        !self.waiting_from(1 + class_of(need)).is_empty()
+    }
+
+    /// The page that waits behind `page` in its list.
+    pub(super) fn behind(&self, page: Name) -> Option<Name> {
+        let at = self.waiting.iter().position(|&(_, other)| other == page)?;
+        let (list, next) = *self.waiting.get(at + 1)?;
+        (list == self.waiting[at].0).then_some(next)
+    }
+
+    /// The next page of the walk along all lists, which never ends.
+    pub(super) fn next_on_round(&mut self) -> Option<Name> {
+        if self.round_at.is_none() {
+            // The next list with a page in it; behind the last comes the first.
+            let next = self.waiting_from(self.round_in + 1).first();
+            let (list, first) = *next.or(self.waiting.first())?;
+            self.round_in = list;
+            self.round_at = Some(first);
+        }
+        let page = self.round_at?;
+        self.round_at = self.behind(page);
+        Some(page)
     }
 
     /// Is more than an eighth of what is held free in the lists, as far as was seen?

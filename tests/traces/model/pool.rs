@@ -351,9 +351,9 @@ impl Pool {
         page.role = Role::Waiting;
         page.back = None;
         let worth = (lines / WORTH).max(1);
-        let countdown;
+        let (list, countdown);
         if page.bytewise || free < worth {
-            page.list = 0;
+            list = 0;
             countdown = worth.saturating_sub(free);
         } else {
             let longest = page
@@ -362,15 +362,15 @@ impl Pool {
                 .map(|(_, count)| count)
                 .max()
                 .unwrap_or(0);
-            page.list = 1 + class_of(longest);
+            list = 1 + class_of(longest);
             countdown = (lines / 4).min(lines - free);
         }
         page.countdown = Some(countdown.max(1));
         page.listed = if page.bytewise { 0 } else { free as u64 };
-        let (list, listed) = (page.list, page.listed);
+        let listed = page.listed;
         let row = &mut self.shelves[shelf];
-        row.busy |= 1 << list;
-        row.lists[list].insert(0, name);
+        let at = row.waiting.len() - row.waiting_from(list).len();
+        row.waiting.insert(at, (list, name));
         row.waste += listed;
     }
 
@@ -394,38 +394,12 @@ impl Pool {
 
     /// Takes a page out of its list; the round does not stop at it.
     pub(super) fn take_out(&mut self, shelf: usize, name: Name) {
-        let (list, listed) = (self[name].list, self[name].listed);
-        let behind = self.behind(shelf, name);
+        let listed = self[name].listed;
         let row = &mut self.shelves[shelf];
         if row.round_at == Some(name) {
-            row.round_at = behind;
+            row.round_at = row.behind(name);
         }
-        row.lists[list].retain(|&page| page != name);
-        if row.lists[list].is_empty() {
-            row.busy &= !(1 << list);
-        }
+        row.waiting.retain(|&(_, page)| page != name);
         row.waste -= listed;
-    }
-
-    fn behind(&self, shelf: usize, name: Name) -> Option<Name> {
-        let row = &self.shelves[shelf].lists[self[name].list];
-        let at = row.iter().position(|&page| page == name)?;
-        row.get(at + 1).copied()
-    }
-
-    /// The next page of the walk along all lists, which never ends.
-    pub(super) fn next_on_round(&mut self, shelf: usize) -> Option<Name> {
-        let row = &mut self.shelves[shelf];
-        let page = row.round_at.or_else(|| {
-            // The next list that is not empty; behind the last comes the first.
-            let behind = row.busy & !(u64::MAX >> (63 - row.round_in));
-            let next = if behind == 0 { row.busy } else { behind };
-            (next != 0).then(|| {
-                row.round_in = next.trailing_zeros() as usize;
-                row.lists[row.round_in][0]
-            })
-        })?;
-        self.shelves[shelf].round_at = self.behind(shelf, page);
-        Some(page)
     }
 }

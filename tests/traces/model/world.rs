@@ -30,6 +30,35 @@ fn granule(bytes: bool) -> &'static str {
     if bytes { "bytes" } else { "lines" }
 }
 
+/// The pages that have a number, and it; and how many ever had one.
+#[derive(Debug, Default)]
+struct Names {
+    known: Vec<(Name, usize)>,
+    seen: usize,
+}
+
+impl Names {
+    fn place(&mut self, pool: &Pool, frag: &Frag) -> Place {
+        let (name, offset) = (pool.page_of(frag), frag.start);
+        let known = self.known.iter().rfind(|&&(known, _)| known == name);
+        let page = known.map_or(self.seen, |&(_, number)| number);
+        if known.is_none() {
+            self.known.push((name, page));
+            self.seen += 1;
+        }
+        Place { page, offset }
+    }
+
+    fn facts(&mut self, pool: &Pool, frag: &Frag) -> said::Frag {
+        said::Frag {
+            place: self.place(pool, frag),
+            len: frag.len,
+            capacity: pool.pieces[frag.piece].size,
+            readonly: frag.readonly,
+        }
+    }
+}
+
 /// A pool, the caches of all threads, and all handles.
 pub(crate) struct World {
     config: Config,
@@ -38,9 +67,7 @@ pub(crate) struct World {
     tables: [Vec<(&'static str, Cache)>; THREADS],
     polling: [bool; THREADS],
     handles: Vec<Handle>,
-    /// The pages that have a number, and it.
-    names: Vec<(Name, usize)>,
-    seen: usize,
+    names: Names,
 }
 
 impl World {
@@ -80,42 +107,13 @@ impl World {
 
     // What the log says.
 
-    fn place(&mut self, frag: &Frag) -> Place {
-        let (name, offset) = (self.pool.page_of(frag), frag.start);
-        let known = self.names.iter().rfind(|&&(known, _)| known == name);
-        let page = known.map_or(self.seen, |&(_, number)| number);
-        if known.is_none() {
-            self.names.push((name, page));
-            self.seen += 1;
-        }
-        Place { page, offset }
-    }
-
-    fn facts_of(&mut self, frag: &Frag) -> said::Frag {
-        said::Frag {
-            place: self.place(frag),
-            len: frag.len,
-            capacity: self.pool.pieces[frag.piece].size,
-            readonly: frag.readonly,
-        }
-    }
-
     fn facts(&mut self, at: usize) -> Said {
-        let handle = self.handles.swap_remove(at);
-        let said = match &handle.held {
-            Held::Skb(skb) => Said::Skb(skb.facts(&self.pool)),
-            Held::Room(room, _) => Said::Room(self.place(room), room.len),
-            Held::Frag(frag) => Said::Frag(self.facts_of(frag)),
-        };
-        self.put_back(at, handle);
-        said
-    }
-
-    /// Puts a handle that was taken out back to where it was.
-    fn put_back(&mut self, at: usize, handle: Handle) {
-        self.handles.push(handle);
-        let last = self.handles.len() - 1;
-        self.handles.swap(at, last);
+        let (pool, names) = (&self.pool, &mut self.names);
+        match &self.handles[at].held {
+            Held::Skb(skb) => Said::Skb(skb.facts(pool)),
+            Held::Room(room, _) => Said::Room(names.place(pool, room), room.len),
+            Held::Frag(frag) => Said::Frag(names.facts(pool, frag)),
+        }
     }
 
     fn keep(&mut self, held: Held) -> Said {
@@ -143,7 +141,8 @@ impl World {
                 }
             }
         }
-        let facts = made.iter().map(|frag| self.facts_of(frag)).collect();
+        let (pool, names) = (&self.pool, &mut self.names);
+        let facts = made.iter().map(|frag| names.facts(pool, frag)).collect();
         let views = 0;
         let held = made.into_iter().map(Held::Frag);
         self.handles.extend(held.map(|held| Handle { held, views }));
@@ -328,7 +327,7 @@ impl World {
         self.give_up_idle(thread);
         let gone = self.pool.unmap();
         let (handles, pool) = (&self.handles, &self.pool);
-        self.names.retain(|&(page, _)| {
+        self.names.known.retain(|&(page, _)| {
             handles.iter().any(|handle| match &handle.held {
                 Held::Frag(frag) | Held::Room(frag, _) => pool.page_of(frag) == page,
                 Held::Skb(_) => false,
@@ -384,7 +383,7 @@ impl World {
                 return Err(error.into());
             }
         };
-        let places = [self.place(&first), self.place(&second)];
+        let places = [&first, &second].map(|frag| self.names.place(&self.pool, frag));
         self.pool.free(second, thread);
         self.pool.free(first, thread);
         Ok(Said::Places(places))
@@ -394,27 +393,28 @@ impl World {
         let Step {
             op, thread, arg, ..
         } = step;
-        let (size, align) = (size(arg, self.config.page), align(arg));
-        let many = super::super::size(arg >> 8 << 8, self.config.page);
+        let page = self.config.page;
+        let (size, align) = (|| size(arg, page), align(arg));
+        let many = || super::super::size(arg >> 8 << 8, page);
         let low = granule(arg & 1 != 0);
         match op {
-            Op::Alloc => self.alloc(thread, "lines", size, align),
-            Op::AllocBytes => self.alloc(thread, "bytes", size, align),
-            Op::AllocMany => self.alloc_many(thread, 1 + arg % 8, many),
-            Op::NetdevFrag => self.alloc(thread, "netdev", size, align),
-            Op::NetdevSkb => self.skb(thread, "netdev", size),
+            Op::Alloc => self.alloc(thread, "lines", size(), align),
+            Op::AllocBytes => self.alloc(thread, "bytes", size(), align),
+            Op::AllocMany => self.alloc_many(thread, 1 + arg % 8, many()),
+            Op::NetdevFrag => self.alloc(thread, "netdev", size(), align),
+            Op::NetdevSkb => self.skb(thread, "netdev", size()),
             Op::Poll => Ok(self.poll(thread)),
-            Op::NapiFrag => self.napi(thread, |world| world.alloc(thread, "napi", size, align)),
-            Op::NapiSkb => self.napi(thread, |world| world.skb(thread, "napi", size)),
+            Op::NapiFrag => self.napi(thread, |world| world.alloc(thread, "napi", size(), align)),
+            Op::NapiSkb => self.napi(thread, |world| world.skb(thread, "napi", size())),
             Op::Prepare => {
-                let room = self.ask(thread, low, |cache, pool| cache.take_room(pool, many))?;
+                let room = self.ask(thread, low, |cache, pool| cache.take_room(pool, many()))?;
                 Ok(self.keep(Held::Room(room, low)))
             }
             Op::Exit => Ok(self.exit(thread)),
             Op::Drain => Ok(self.drain(thread, low)),
             Op::TrimPool => Ok(self.trim_pool(thread)),
             Op::Audit => Ok(self.audit(thread)),
-            Op::Cycle => self.cycle(thread, size),
+            Op::Cycle => self.cycle(thread, size()),
             _ if self.handles.is_empty() => Ok(Said::Nothing),
             _ => self.on_handle(step),
         }
@@ -434,8 +434,7 @@ impl Executor for World {
             tables: [(); THREADS].map(|()| Vec::new()),
             polling: [false; THREADS],
             handles: Vec::new(),
-            names: Vec::new(),
-            seen: 0,
+            names: Names::default(),
         }
     }
 
