@@ -141,20 +141,23 @@ fuzz: fuzz-random fuzz-swarm fuzz-rust fuzz-python ## all fuzzers, FUZZ_SECONDS=
 fuzz-random: trace-programs ## random traces in four executors
 	$(NOTED) "make fuzz SEED=$(SEED) TRACES=$(TRACES)" -- env $(EXECUTORS) compare $(TRACE) $(SEED) $(TRACES) 200
 
-# A slice may run for up to 80 minutes: SWARM_SECONDS=4800. Its seeds are its own unless told.
-SWARM := $(TARGET)/quick/release/swarm
+# A slice may run for up to 80 minutes: SWARM_SECONDS=4800. Its seeds are its own unless told. The
+# threads of a trace take turns, so each job has one core: to wake a thread on another costs more.
+SWARM := $(TARGET)/release/swarm
 SWARM_SECONDS ?= 60
 JOBS ?= 1
 .PHONY: fuzz-swarm
 fuzz-swarm: trace-programs ## short traces by the million, core and package against the model; SWARM_SECONDS=60 JOBS=1 SWARM_SEED=
-	$(QUICK_LINK) $(CARGO) build --locked --release -p pagefrag-tests --bin swarm
+	$(CARGO) build --locked --release -p pagefrag-tests --bin swarm
 	seed=$${SWARM_SEED:-$$($(NOTED) seed docs/assurance.md)}; \
+	cores=($$($(BIN)/python -c 'import os; print(*sorted(os.sched_getaffinity(0)))')); \
 	many="1000000000000 $(SWARM_SECONDS) tests/traces/corpus"; \
 	for language in rust python; do \
 		if [ $$language = rust ]; then runs='$(SWARM) run'; else runs='$(BIN)/python tests/campaigns/swarm.py $(SWARM)'; fi; \
 		jobs=(); \
 		for ((job = 0; job < $(JOBS); job++)); do \
-			$(NOTED) "make fuzz-swarm ($$language)" -- env LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $$runs $$((seed + job * 100000000000)) $$many & \
+			core=$${cores[job % $${#cores[@]}]}; \
+			$(NOTED) "make fuzz-swarm ($$language)" -- taskset -c $$core env LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $$runs $$((seed + job * 100000000000)) $$many & \
 			jobs+=($$!); \
 		done; \
 		for job in "$${jobs[@]}"; do wait $$job; done; \
