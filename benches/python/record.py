@@ -27,6 +27,7 @@ SHAPE = 1
 FOLDER = "PAGEFRAG_RECORD"
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "benches" / "record"
+PAGES = "assurance", "coverage", "planted"  # written by campaigns
 
 Row = dict[str, Any]
 
@@ -82,7 +83,7 @@ def row(group: str, arm: str, parameter: str, **figures: float) -> Row:
 def of(bench: str, rows: list[Row]) -> Record:
     """Return what is true of *bench* here and now, with one run of *rows*."""
     # What a figure or a ledger writes down does not change what it is about.
-    written = (":!benches/record", ":!docs/assurance.md", ":!docs/planted.md")
+    written = (":!benches/record", *(f":!docs/{page}.md" for page in PAGES))
     changes = _said("git", "status", "--porcelain", "--", ".", *written)
     command = ["python", f"benches/python/{Path(sys.argv[0]).name}", *sys.argv[1:]]
     return Record(
