@@ -61,15 +61,14 @@ class Page:
     list: int = 0  # of the shelf's lists, the one it waits in
     #: Lines that were free when it came there; none of a page packed to the byte.
     listed: int = 0
-    contents: bytearray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.contents = bytearray(self.size)
+    #: Its bytes; none before it was taken for the first time.
+    contents: bytearray = field(default_factory=bytearray)
 
     def open(self, shelf: Shelf, *, bytewise: bool) -> None:
         """Make a free page *shelf*'s, all of it free."""
         self.role, self.shelf, self.bytewise = "current", shelf, bytewise
         self.lines = bytearray([FREE]) * (self.size // LINE)
+        self.contents = self.contents or bytearray(self.size)
         self.next, self.alive = None, 0
         self.back = self.countdown = None
 
@@ -299,12 +298,11 @@ class Shelf:
         """Return the next page of the walk along all lists, which never ends."""
         page = self.round_at
         if page is None:
-            for _ in self.lists:
-                self.round_in = (self.round_in + 1) % len(self.lists)
-                if self.lists[self.round_in]:
-                    page = self.lists[self.round_in][0]
-                    break
-            else:
+            busy = [number for number, row in enumerate(self.lists) if row]
+            if not busy:
                 return None
+            # Behind the last list comes the first.
+            self.round_in = next((number for number in busy if number > self.round_in), busy[0])
+            page = self.lists[self.round_in][0]
         self.round_at = self._behind(page)
         return page
