@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,21 +94,25 @@ def reasons(table: Path = REASONS) -> list[Reason]:
 
 
 def of_lcov(report: str, root: Path = ROOT) -> Iterator[File]:
-    """Yield the files below *root* that a *report* in lcov's format counts lines of."""
+    """Yield the files below *root* that a *report* in lcov's format counts lines of.
+
+    A file that two crates have as their own is reported under two paths, and is one.
+    """
+    counts: defaultdict[Path, Counter[int]] = defaultdict(Counter)
     for block in report.split("end_of_record"):
-        named = re.search(r"^SF:(.+)$", block, re.MULTILINE)
-        if named and Path(named[1]).is_relative_to(root):
-            file = Path(named[1])
+        if named := re.search(r"^SF:(.+)$", block, re.MULTILINE):
+            for line, count in re.findall(r"^DA:(\d+),(\d+)", block, re.MULTILINE):
+                counts[Path(named[1]).resolve()][int(line)] += int(count)
+    for file, lines in counts.items():
+        if file.is_relative_to(root):
             source = file.read_text(encoding="utf-8")
-            counted = re.findall(r"^DA:(\d+),(\d+)", block, re.MULTILINE)
-            yield _of_rust(str(file.relative_to(root)), source, counted)
+            yield _of_rust(str(file.relative_to(root)), source, lines)
 
 
-def _of_rust(name: str, source: str, counted: list[tuple[str, str]]) -> File:
+def _of_rust(name: str, source: str, counts: Mapping[int, int]) -> File:
     text = tuple(source.split("\n"))
     tests = _TESTS.search(source)
     end = source.count("\n", 0, tests.start()) if tests else len(text)
-    counts = {int(line): int(count) for line, count in counted}
     says = {line for line in counts if line <= end and not _SAYS_NOTHING.match(text[line - 1])}
     missed = frozenset(line for line in says if counts[line] == 0)
     return File(name, text, frozenset(says), missed)

@@ -79,6 +79,15 @@ def test_a_line_that_another_build_runs_is_not_missed(file: unrun.File) -> None:
     assert found == file
 
 
+def test_a_file_of_two_crates_is_one(tmp_path: Path) -> None:
+    (tmp_path / "rust").mkdir()
+    (tmp_path / "f.rs").write_text("a();\nb();\nc();\n", encoding="utf-8")
+    one = f"SF:{tmp_path}/f.rs\nDA:1,0\nDA:2,1\nend_of_record\n"
+    other = f"SF:{tmp_path}/rust/../f.rs\nDA:1,3\nDA:3,0\nend_of_record\n"
+    (file,) = unrun.of_lcov(one + other, tmp_path)
+    assert (file.name, file.lines, file.missed) == ("f.rs", {1, 2, 3}, {3})
+
+
 def test_lines_of_python_are_those_that_coverage_tells() -> None:
     file = unrun.of_coverage("python/pagefrag/a.py", "a = 1\nb = 2\n", ran=[1], missed=[2])
     assert (file.part, file.lines, file.missed) == ("package", {1, 2}, {2})
