@@ -13,7 +13,7 @@ use pagefrag::{Error, FragMut, Granule, HugePages, LocalCache, PagePool, REGION,
 use super::run::Executor;
 use super::said::{Books, Counts, Frag, Place, Said, Skb, Told};
 use super::threads::Threads;
-use super::{Config, Fault, Op, Step, THREADS, align, faults, size};
+use super::{Config, Fault, Op, STEPS, Step, THREADS, align, faults, size};
 
 /// What a handle is.
 enum Held {
@@ -342,7 +342,7 @@ impl Executor for World {
             caches: [Granule::Line, Granule::Byte].map(|g| LocalCache::new(&pool, g)),
             netdev: NetdevCache::new(&pool),
             napi: [(); THREADS].map(|()| Some(NapiCache::new(&pool))),
-            handles: Vec::new(),
+            handles: Vec::with_capacity(STEPS),
             pages: Vec::new(),
             seen: 0,
             threads: Threads::default(),

@@ -18,6 +18,8 @@ pub use run::Tally;
 const PAGES: [usize; 4] = [4 << 10, 8 << 10, 32 << 10, 128 << 10];
 /// Bytes of a step.
 const STEP: usize = 8;
+/// Steps that most traces have not more of: room for what each makes.
+pub(crate) const STEPS: usize = 40;
 /// Threads of a program.
 pub(crate) const THREADS: usize = 3;
 

@@ -8,7 +8,7 @@ use super::lines::Line;
 use super::pages::{
     Count, Frag, LINE, Name, Page, Piece, REGION, Role, SPARES, Shelf, WORTH, class_of, lines_for,
 };
-use crate::traces::{Config, Fault};
+use crate::traces::{Config, Fault, STEPS};
 
 /// A region: its pages, of which those that nobody ever had are not written down. They are the
 /// last ones, since a page is taken from the front.
@@ -61,8 +61,8 @@ impl Pool {
         Self {
             config,
             regions: Vec::new(),
-            shelves: Vec::new(),
-            pieces: Vec::new(),
+            shelves: Vec::with_capacity(4),
+            pieces: Vec::with_capacity(STEPS),
             mapped: 0,
             peak: 0,
             pages_obtained: 0,

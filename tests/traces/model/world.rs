@@ -9,14 +9,14 @@ use super::pool::Pool;
 use super::skb::{Skb, head_bytes};
 use crate::traces::run::Executor;
 use crate::traces::said::{self, Books, Counts, Place, Said, Told, VIEWED};
-use crate::traces::{Config, Fault, Op, Step, THREADS, align, digest, size, write};
+use crate::traces::{Config, Fault, Op, STEPS, Step, THREADS, align, digest, size, write};
 
 /// What a handle is.
 #[derive(Debug)]
 enum Held {
     Frag(Frag),
     /// And of which cache.
-    Room(Frag, &'static str),
+    Room(Frag, Kind),
     Skb(Skb),
 }
 
@@ -26,8 +26,17 @@ struct Handle {
     views: usize,
 }
 
-fn granule(bytes: bool) -> &'static str {
-    if bytes { "bytes" } else { "lines" }
+/// The caches of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Lines,
+    Bytes,
+    Netdev,
+    Napi,
+}
+
+fn granule(bytes: bool) -> Kind {
+    if bytes { Kind::Bytes } else { Kind::Lines }
 }
 
 /// The pages that have a number, and it; and how many ever had one.
@@ -63,8 +72,8 @@ impl Names {
 pub(crate) struct World {
     config: Config,
     pool: Pool,
-    /// By thread: its caches by name.
-    tables: [Vec<(&'static str, Cache)>; THREADS],
+    /// By thread: its caches, in the order in which they were first used.
+    tables: [Vec<(Kind, Cache)>; THREADS],
     polling: [bool; THREADS],
     handles: Vec<Handle>,
     names: Names,
@@ -72,13 +81,13 @@ pub(crate) struct World {
 
 impl World {
     /// A thread's cache, made when it is first used.
-    fn cache(&mut self, thread: usize, name: &'static str) -> Cache {
+    fn cache(&mut self, thread: usize, kind: Kind) -> Cache {
         let table = &mut self.tables[thread];
-        if let Some((_, cache)) = table.iter().find(|(known, _)| *known == name) {
+        if let Some((_, cache)) = table.iter().find(|(known, _)| *known == kind) {
             return *cache;
         }
-        let cache = Cache::new(&mut self.pool, thread, name == "bytes");
-        table.push((name, cache));
+        let cache = Cache::new(&mut self.pool, thread, kind == Kind::Bytes);
+        table.push((kind, cache));
         cache
     }
 
@@ -87,10 +96,10 @@ impl World {
     fn ask(
         &mut self,
         thread: usize,
-        name: &'static str,
+        kind: Kind,
         call: impl Fn(Cache, &mut Pool) -> Result<Frag, Error>,
     ) -> Result<Frag, Error> {
-        let cache = self.cache(thread, name);
+        let cache = self.cache(thread, kind);
         match call(cache, &mut self.pool) {
             Err(Error::Exhausted | Error::OutOfMemory) if self.give_up_idle(thread) != 0 => {
                 call(cache, &mut self.pool)
@@ -123,15 +132,17 @@ impl World {
 
     // What makes handles.
 
-    fn alloc(&mut self, thread: usize, name: &'static str, size: usize, align: usize) -> Told {
-        let frag = self.ask(thread, name, |cache, pool| cache.alloc(pool, size, align))?;
+    fn alloc(&mut self, thread: usize, kind: Kind, size: usize, align: usize) -> Told {
+        let frag = self.ask(thread, kind, |cache, pool| cache.alloc(pool, size, align))?;
         Ok(self.keep(Held::Frag(frag)))
     }
 
     fn alloc_many(&mut self, thread: usize, count: usize, size: usize) -> Told {
         let mut made = Vec::new();
         for _ in 0..count {
-            match self.ask(thread, "lines", |cache, pool| cache.alloc(pool, size, 1)) {
+            match self.ask(thread, Kind::Lines, |cache, pool| {
+                cache.alloc(pool, size, 1)
+            }) {
                 Ok(frag) => made.push(frag),
                 Err(error) => {
                     for frag in made {
@@ -149,9 +160,9 @@ impl World {
         Ok(Said::Many(facts))
     }
 
-    fn skb(&mut self, thread: usize, name: &'static str, size: usize) -> Told {
+    fn skb(&mut self, thread: usize, kind: Kind, size: usize) -> Told {
         let size = head_bytes(size)?;
-        let head = self.ask(thread, name, |cache, pool| cache.alloc(pool, size, 1))?;
+        let head = self.ask(thread, kind, |cache, pool| cache.alloc(pool, size, 1))?;
         Ok(self.keep(Held::Skb(Skb::new(head))))
     }
 
@@ -293,10 +304,10 @@ impl World {
         if used > room.len {
             return Err(Error::CommitAboveRoom.into());
         }
-        let Held::Room(mut room, name) = self.handles.swap_remove(at).held else {
+        let Held::Room(mut room, kind) = self.handles.swap_remove(at).held else {
             unreachable!("looked at before");
         };
-        let cache = self.cache(thread, name);
+        let cache = self.cache(thread, kind);
         cache.settle(&mut self.pool, &mut room, used);
         Ok(self.keep(Held::Frag(room)))
     }
@@ -307,8 +318,8 @@ impl World {
     fn exit(&mut self, thread: usize) -> Said {
         self.polling[thread] = false;
         if thread == 0 {
-            for name in ["lines", "bytes", "netdev"] {
-                self.cache(0, name).drain(&mut self.pool);
+            for kind in [Kind::Lines, Kind::Bytes, Kind::Netdev] {
+                self.cache(0, kind).drain(&mut self.pool);
             }
             return Said::Done("drained");
         }
@@ -318,8 +329,8 @@ impl World {
         Said::Done("ended")
     }
 
-    fn drain(&mut self, thread: usize, name: &'static str) -> Said {
-        self.cache(thread, name).drain(&mut self.pool);
+    fn drain(&mut self, thread: usize, kind: Kind) -> Said {
+        self.cache(thread, kind).drain(&mut self.pool);
         Said::Done("drained")
     }
 
@@ -336,13 +347,13 @@ impl World {
         Said::Regions(gone)
     }
 
-    fn counted(&mut self, thread: usize, name: &'static str) -> Counts {
-        let shelf = self.cache(thread, name).shelf;
+    fn counted(&mut self, thread: usize, kind: Kind) -> Counts {
+        let shelf = self.cache(thread, kind).shelf;
         self.pool.shelves[shelf].counts
     }
 
     fn audit(&mut self, thread: usize) -> Said {
-        let [lines, bytes] = ["lines", "bytes"].map(|name| self.counted(thread, name));
+        let [lines, bytes] = [Kind::Lines, Kind::Bytes].map(|kind| self.counted(thread, kind));
         let pool = &self.pool;
         let count = |roles: &[Role]| {
             let pages = pool.pages().filter(|(_, page)| roles.contains(&page.role));
@@ -373,7 +384,9 @@ impl World {
     /// first goes.
     fn cycle(&mut self, thread: usize, size: usize) -> Told {
         let ask = |world: &mut Self, size| {
-            world.ask(thread, "lines", |cache, pool| cache.alloc(pool, size, 1))
+            world.ask(thread, Kind::Lines, |cache, pool| {
+                cache.alloc(pool, size, 1)
+            })
         };
         let first = ask(self, size)?;
         let second = match ask(self, 64) {
@@ -398,14 +411,16 @@ impl World {
         let many = || super::super::size(arg >> 8 << 8, page);
         let low = granule(arg & 1 != 0);
         match op {
-            Op::Alloc => self.alloc(thread, "lines", size(), align),
-            Op::AllocBytes => self.alloc(thread, "bytes", size(), align),
+            Op::Alloc => self.alloc(thread, Kind::Lines, size(), align),
+            Op::AllocBytes => self.alloc(thread, Kind::Bytes, size(), align),
             Op::AllocMany => self.alloc_many(thread, 1 + arg % 8, many()),
-            Op::NetdevFrag => self.alloc(thread, "netdev", size(), align),
-            Op::NetdevSkb => self.skb(thread, "netdev", size()),
+            Op::NetdevFrag => self.alloc(thread, Kind::Netdev, size(), align),
+            Op::NetdevSkb => self.skb(thread, Kind::Netdev, size()),
             Op::Poll => Ok(self.poll(thread)),
-            Op::NapiFrag => self.napi(thread, |world| world.alloc(thread, "napi", size(), align)),
-            Op::NapiSkb => self.napi(thread, |world| world.skb(thread, "napi", size())),
+            Op::NapiFrag => self.napi(thread, |world| {
+                world.alloc(thread, Kind::Napi, size(), align)
+            }),
+            Op::NapiSkb => self.napi(thread, |world| world.skb(thread, Kind::Napi, size())),
             Op::Prepare => {
                 let room = self.ask(thread, low, |cache, pool| cache.take_room(pool, many()))?;
                 Ok(self.keep(Held::Room(room, low)))
@@ -433,7 +448,7 @@ impl Executor for World {
             pool: Pool::new(config),
             tables: [(); THREADS].map(|()| Vec::new()),
             polling: [false; THREADS],
-            handles: Vec::new(),
+            handles: Vec::with_capacity(STEPS),
             names: Names::default(),
         }
     }
@@ -447,7 +462,10 @@ impl Executor for World {
         for handle in std::mem::take(&mut self.handles) {
             self.free(handle.held, 0);
         }
-        if let Some(at) = self.tables[0].iter().position(|(name, _)| *name == "napi") {
+        if let Some(at) = self.tables[0]
+            .iter()
+            .position(|(kind, _)| *kind == Kind::Napi)
+        {
             let (_, napi) = self.tables[0].remove(at);
             napi.drain(&mut self.pool);
         }
@@ -456,7 +474,7 @@ impl Executor for World {
         self.pool.end_faults();
         if self.config.faults.what() != Fault::None {
             told.push(either(self.cycle(0, 1)));
-            self.drain(0, "lines");
+            self.drain(0, Kind::Lines);
             told.push(self.trim_pool(0));
         }
         told
