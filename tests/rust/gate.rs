@@ -10,7 +10,16 @@ use std::thread;
 
 use gate::{Gated, Refusal};
 
-const CHANGES: u64 = 500;
+const CHANGES: u64 = 100;
+
+/// Tells others that it is over, also when it ends in a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 #[test]
 fn who_looks_waits_for_who_alters() {
@@ -26,6 +35,7 @@ fn who_looks_waits_for_who_alters() {
             }
             looks
         });
+        let over = Over(&done);
         let mut changes = 0;
         while changes < CHANGES && !looking.is_finished() {
             let change = |value: &mut [u64; 2]| {
@@ -39,7 +49,7 @@ fn who_looks_waits_for_who_alters() {
                 Err(refusal) => assert_eq!(refusal, Refusal::Occupied(1)),
             }
         }
-        done.store(true, Ordering::Relaxed);
+        drop(over);
         looking.join().expect("it saw whole values only")
     });
     assert!(looks > 0);
@@ -49,7 +59,7 @@ fn who_looks_waits_for_who_alters() {
 
 #[test]
 fn of_many_who_take_one_gets_it_and_nobody_looks_afterwards() {
-    for _ in 0..200 {
+    for _ in 0..50 {
         let gate = Gated::new(String::from("the value"));
         let taken = AtomicUsize::new(0);
         thread::scope(|scope| {
