@@ -175,11 +175,12 @@ FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 FUZZ_TARGET := $(TARGET)/fuzz
 HOST = $(shell rustc -vV | sed -n 's/host: //p')
 .PHONY: fuzz-rust
-fuzz-rust: trace-programs ## libFuzzer: the core against its model, names of senders
+fuzz-rust: trace-programs ## libFuzzer: the core against its model, names of senders, control messages
 ifeq ($(shell command -v c++ >/dev/null && echo yes),yes)
 	RUSTFLAGS='$(FUZZ_FLAGS)' $(CARGO) build --locked --release --manifest-path tests/fuzz/Cargo.toml --target $(HOST) --target-dir $(FUZZ_TARGET)
 	$(NOTED) "make fuzz-rust (traces)" -- env LD_PRELOAD=$(abspath $(FAULTS_LIBRARY)) $(GUIDED) "core against model" $(FUZZ_SECONDS) -- $(FUZZ_TARGET)/$(HOST)/release/traces -max_len=1204 -- tests/traces/corpus
 	$(NOTED) "make fuzz-rust (names)" -- $(GUIDED) "names of senders" $(FUZZ_SECONDS) -- $(FUZZ_TARGET)/$(HOST)/release/names -max_len=64
+	$(NOTED) "make fuzz-rust (notes)" -- $(GUIDED) "control messages" $(FUZZ_SECONDS) -- $(FUZZ_TARGET)/$(HOST)/release/notes -max_len=256
 else
 	@echo 'left out: libFuzzer needs a C++ compiler to build'
 endif

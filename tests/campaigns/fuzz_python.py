@@ -4,8 +4,8 @@
 
 ``traces``: any bytes are a program, and the package does what the model says. The library of
 ``tests/faults`` is to be preloaded. ``captures``: any bytes are a file, and ``pagefrag replay``
-reads them or says what is wrong with them. ``pickles``: any bytes are the state of a pickled batch,
-which is refused or is one whose packets can be looked at.
+reads them or says what is wrong with them. ``pickles``: any bytes are the state of a pickled batch
+or fragment, which is refused or is one that can be looked at.
 
 ``make fuzz-python`` builds the module with counters of its edges, which atheris sees, and with
 AddressSanitizer, which is told what is free (``rust/core/src/mem/poison.rs``).
@@ -62,9 +62,30 @@ def capture(data: bytes) -> None:
             job.read(Path(file.name), Traffic())
 
 
+def fragment(given: atheris.FuzzedDataProvider) -> None:
+    """A state is refused, or is a fragment over the very bytes."""
+    version, readonly = given.ConsumeIntInRange(0, 2), given.ConsumeBool()
+    step = given.ConsumeIntInRange(0, 3)
+    text = given.ConsumeBytes(given.remaining_bytes())
+    kinds = (text, bytearray(text), memoryview(text)[::step] if step else text.hex())
+    carried = kinds[given.ConsumeIntInRange(0, 2) % 3 if text else 0]
+    try:
+        restored = _pagefrag._restore_fragment(version, carried, readonly)
+    except (ValueError, TypeError, BufferError, pagefrag.PagefragError):
+        return
+    assert restored.tobytes() == bytes(carried)
+    assert restored.readonly or isinstance(carried, bytearray)
+    with memoryview(restored[1:]) as view:
+        assert view == bytes(carried)[1:]
+    restored.release()
+
+
 def pickle(data: bytes) -> None:
-    """A state is refused, or is a batch."""
+    """A state is refused, or is a batch or a fragment."""
     given = atheris.FuzzedDataProvider(data)
+    if given.ConsumeBool():
+        fragment(given)
+        return
     number = functools.partial(given.ConsumeIntInRange, 0)
     names = [given.ConsumeBytes(28) for _ in range(number(2))]
     runs = [bytearray(number(99)) for _ in range(number(2))]

@@ -32,7 +32,7 @@ STEPS = {
     "core": ("unit", "loom", "rust", "traces", "python"),
     # On processors that keep the order of stores the running tests could show nothing.
     "ordering": ("loom",),
-    "binding": ("python", "traces", "rust"),
+    "binding": ("python", "traces", "rust", "loom"),
     "package": ("python",),
 }
 

@@ -1,4 +1,4 @@
-"""Every atomic operation of the core and the binding's gate, and what is one step weaker.
+"""Every atomic operation of the core, of the binding's gate and turn, and what is one step weaker.
 
 An operation is named by its file, its function and its method, and by a number where a function
 has several alike. What is weaker than the order it asks for is a *weakening*; an operation that is
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Of the binding: the one file of it that the core's models run.
-GATE = Path("python") / "src" / "gate.rs"
+# Of the binding: the files of it that the core's models run.
+INCLUDED = (Path("python") / "src" / "gate.rs", Path("python") / "src" / "turn.rs")
 WEAKER = {
     "SeqCst": ("AcqRel",),
     "AcqRel": ("Acquire", "Release"),
@@ -80,8 +80,10 @@ def all_orders(sources: Path) -> list[Order]:
         if file.relative_to(sources).parts[0] not in ("models", "models.rs")
         for order in orders(file, str(file.relative_to(sources)))
     ]
-    gate = sources.parents[1] / GATE
-    return found + (list(orders(gate, str(GATE))) if gate.is_file() else [])
+    included = [(sources.parents[1] / name, str(name)) for name in INCLUDED]
+    return found + [
+        order for file, name in included if file.is_file() for order in orders(file, name)
+    ]
 
 
 SWITCH = "PLANTED_ORDER"

@@ -98,6 +98,24 @@ def test_a_fuzzer_leaves_the_corpus_as_it_is(tmp_path: Path) -> None:
     assert folders[0] != str(corpus), "a fuzzer writes into the first"
 
 
+def test_what_a_fuzzer_finds_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fuzzer = tmp_path / "fuzzer"
+    fuzzer.write_text(
+        "#!/bin/sh\n"
+        'for word in "$@"; do case $word in\n'
+        '-artifact_prefix=*) printf bad > "${word#*=}crash-0123" ;;\n'
+        "-*) ;; *) printf new > $word/seen-before ;; esac; done\nexit 77\n"
+    )
+    fuzzer.chmod(fuzzer.stat().st_mode | stat.S_IXUSR)
+    assert guided.main(["files", "1", "--", str(fuzzer)]) == 1
+    assert capsys.readouterr().out.endswith("or it did not run, kept as finds/crash-0123\n")
+    assert [file.name for file in (tmp_path / "finds").iterdir()] == ["crash-0123"]
+    assert (tmp_path / "finds" / "crash-0123").read_bytes() == b"bad"
+
+
 def test_the_corpus_is_small() -> None:
     sizes = [file.stat().st_size for file in README.with_name("corpus").glob("*.trace")]
     assert len(sizes) >= 300

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
+import numpy as np
+
 import pagefrag
 from pagefrag import Fragment, NapiPoll, Reservation, SkBuff
 
@@ -365,11 +367,14 @@ class World:
         handle = self.handles[at]
         if isinstance(handle.held, SkBuff):
             return NOTHING
-        # A view, a view of a view, an array of a view: all look alike.
+        # A view, a part of a view, an array of NumPy's over a view: all look alike.
         view = memoryview(handle.held)
-        if len(handle.views) % 2:
-            whole, view = view, view[: view.nbytes // 2]
-            whole.release()
+        match len(handle.views) % 3:
+            case 1:
+                whole, view = view, view[: view.nbytes // 2]
+                whole.release()
+            case 2:
+                view = memoryview(np.asarray(view))
         handle.views.append(view)
         return f"views={len(handle.views)}"
 

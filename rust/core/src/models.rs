@@ -10,7 +10,7 @@
 //! the books balance, and `trim` unmaps every region, so that a lost page, a
 //! page given twice and a page given too early all fail it.
 
-// Of the binding, and without a line of Python.
+// Of the binding, both this and `turn`, and without a line of Python.
 #[allow(dead_code, reason = "the binding uses the rest")]
 #[path = "../../python/src/gate.rs"]
 mod gate;
@@ -19,7 +19,11 @@ mod orphans;
 mod processes;
 mod roads;
 mod sharing;
+mod statistics;
 mod supply;
+#[path = "../../python/src/turn.rs"]
+mod turn;
+mod turns;
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;

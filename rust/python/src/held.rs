@@ -49,7 +49,7 @@ impl Held {
     /// buffers, `ValueError` after release, `BufferError` when the bytes are not consecutive.
     pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let mut frags = Vec::new();
-        let (linear, owner) = if let Ok(this) = This::cast(object) {
+        let (linear, owner) = if let Some(this) = This::of(object) {
             let (kept, linear) = KeptFragment::of(this)?;
             if this.has_weak() {
                 tracking::sent(this, linear.cast::<u8>().addr());

@@ -68,15 +68,24 @@ impl<'a, 'py> This<'a, 'py> {
 
     /// The object as a `Fragment`, or `TypeError`.
     pub(crate) fn cast(object: &'a Bound<'py, PyAny>) -> PyResult<Self> {
+        if let Some(this) = Self::of(object) {
+            return Ok(this);
+        }
+        let found = object.get_type().name()?;
+        Err(PyTypeError::new_err(format!(
+            "expected a Fragment, not {found}"
+        )))
+    }
+
+    /// The object, if it is a `Fragment`. Runs no Python code: to say what else it is may handle a
+    /// signal, and what the handler raises would be lost with an error that nobody wants.
+    pub(crate) fn of(object: &'a Bound<'py, PyAny>) -> Option<Self> {
         if object.get_type_ptr() != TYPE.load(Ordering::Relaxed) {
-            let found = object.get_type().name()?;
-            return Err(PyTypeError::new_err(format!(
-                "expected a Fragment, not {found}"
-            )));
+            return None;
         }
         // SAFETY: the type is exactly `Fragment`, which has no subclasses.
         let body = unsafe { body(object.as_ptr()) };
-        Ok(This {
+        Some(This {
             object: object.as_borrowed(),
             body,
         })

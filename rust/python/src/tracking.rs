@@ -68,7 +68,7 @@ pub(crate) type Holds = fn(&Bound<'_, PyAny>, &Range<usize>) -> Option<usize>;
 
 /// As [`Holds`] of a fragment: it holds what it was seen to hold, until it is released.
 fn fragment_holds(object: &Bound<'_, PyAny>, _memory: &Range<usize>) -> Option<usize> {
-    let gate = &This::cast(object).ok()?.body.gate;
+    let gate = &This::of(object)?.body.gate;
     let inside = gate.enter().ok()?;
     drop(inside);
     Some(gate.inside())

@@ -1,6 +1,11 @@
 //! Whose turn it is to receive or send on a ring: one thread's at a time, in each process.
 
 use std::process;
+
+// The core's models run this file too (`models/turns.rs`).
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, Ordering};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The right to receive or send; ends when dropped.

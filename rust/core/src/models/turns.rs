@@ -1,0 +1,53 @@
+//! Threads that receive or send on one ring: one at a time, and the next sees what the last did.
+
+use loom::sync::Arc;
+use loom::sync::atomic::AtomicU32;
+use loom::thread;
+
+use super::turn::Turn;
+use super::{Payload, model};
+
+struct Ring {
+    busy: AtomicU32,
+    core: Payload,
+}
+
+impl Ring {
+    /// Receives, if nobody else does.
+    fn receive(&self) -> bool {
+        let turn = Turn::take(&self.busy);
+        if turn.is_some() {
+            self.core.write();
+        }
+        turn.is_some()
+    }
+}
+
+#[test]
+fn two_threads_receive_on_one_ring() {
+    model(|| {
+        let ring = Arc::new(Ring {
+            busy: AtomicU32::new(0),
+            core: Payload::new(),
+        });
+        let theirs = Arc::clone(&ring);
+        let other = thread::spawn(move || theirs.receive());
+        let mine = ring.receive();
+        assert!(mine || other.join().unwrap(), "nobody was first");
+    });
+}
+
+#[test]
+fn a_turn_that_is_over_is_over() {
+    model(|| {
+        let ring = Arc::new(Ring {
+            busy: AtomicU32::new(0),
+            core: Payload::new(),
+        });
+        let theirs = Arc::clone(&ring);
+        let other = thread::spawn(move || theirs.receive());
+        ring.receive();
+        other.join().unwrap();
+        assert!(ring.receive(), "one of them has kept it");
+    });
+}
