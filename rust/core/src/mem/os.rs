@@ -180,9 +180,14 @@ mod door {
 
     thread_local!(static REFUSES: Cell<bool> = Cell::new(false));
 
-    /// From here on the calling thread gets no memory.
+    /// From here on the OS gives the calling thread no memory, and takes none back.
     pub(crate) fn refuse_from_here() {
         REFUSES.with(|refuses| refuses.set(true));
+    }
+
+    fn refuses() -> bool {
+        // What a thread frees while its locals end is taken back.
+        REFUSES.try_with(Cell::get).unwrap_or(false)
     }
 
     fn layout(len: usize, align: usize) -> Layout {
@@ -190,7 +195,7 @@ mod door {
     }
 
     pub(crate) fn map(below: usize, above: usize, align: usize) -> Option<Mapping> {
-        if REFUSES.with(Cell::get) {
+        if refuses() {
             return None;
         }
         let below_aligned = below.next_multiple_of(align);
@@ -205,6 +210,9 @@ mod door {
     /// # Safety
     /// Nothing in it is used any more.
     pub(crate) unsafe fn unmap(mapping: Mapping) -> bool {
+        if refuses() {
+            return false;
+        }
         let layout = layout(mapping.len, crate::geometry::REGION);
         // SAFETY: allocated above with this layout.
         unsafe { dealloc(mapping.start.as_ptr(), layout) };

@@ -105,18 +105,20 @@ impl Region {
         }
         // SAFETY: made by `map`, still mapped.
         unsafe { self.header.as_ref() }.lifetime.ended();
+        // Loom's words are not in the mapping alone; they end with it.
         #[cfg(loom)]
-        // SAFETY: made by `map`, used by nobody (caller).
-        unsafe {
-            self.header.drop_in_place();
-        }
+        // SAFETY: made by `map`, used by nobody (caller); dropped once, if it is unmapped.
+        let words = std::mem::ManuallyDrop::new(unsafe { self.header.read() });
         // What is mapped here next is not ours.
         poison::show(self.base(), REGION);
         // SAFETY: used by nobody (caller).
         let unmapped = unsafe { os::unmap(self.mapping) };
         if !unmapped {
             poison::hide(self.base(), REGION);
+            return false;
         }
-        unmapped
+        #[cfg(loom)]
+        drop(std::mem::ManuallyDrop::into_inner(words));
+        true
     }
 }

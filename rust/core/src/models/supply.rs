@@ -331,3 +331,22 @@ fn a_slot_that_a_refusal_gave_up_is_taken_as_it_was_left() {
         settled(&pool);
     });
 }
+
+#[test]
+fn a_page_of_a_region_that_the_os_left_us() {
+    model(|| {
+        let pool = pool(None);
+        let mut cache = PageFragCache::new(&pool);
+        drop(cache.alloc(LINE).unwrap());
+        cache.drain();
+        let theirs = pool.clone();
+        let refused = thread::spawn(move || {
+            os::refuse_from_here();
+            assert_eq!(theirs.trim(), 0);
+        });
+        drop(cache.alloc(LINE).unwrap());
+        refused.join().unwrap();
+        drop(cache);
+        settled(&pool);
+    });
+}

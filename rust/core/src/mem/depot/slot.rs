@@ -157,10 +157,11 @@ impl Slot {
         let kept = u64::from(region.is_some());
         for (at, word) in self.free.iter().enumerate().take(won) {
             let mask = all_pages(pages, at) & !(kept * u64::from(at == 0));
-            // Relaxed: nothing was done to the pages. Taken and put back by one
-            // read-modify-write each, they still are as whoever put them released
-            // them, partner `take`.
-            word.fetch_or(mask, Ordering::Relaxed);
+            // Release, partner `take`: if the OS refused, what `Region::unmap` did
+            // for nothing, to a sanitizer's marks. To pages that were not all won
+            // nothing was done, and who put them is still released: taken and put
+            // back, each is one read-modify-write.
+            word.fetch_or(mask, Ordering::Release);
         }
         // Release, partner `read`: the region once more, of which this store
         // would else hide that `fill` has released it.

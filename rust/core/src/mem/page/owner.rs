@@ -359,8 +359,10 @@ impl Page {
         let target = head.claimed.get() + alive;
         head.target.set(target);
         // Acquire: if all has landed meanwhile, we are the last. No Release: the
-        // owner's fields go out with the ticket, which `publish` releases and both
-        // the last free and who adopts acquire.
+        // owner's fields, and what was done to the bytes that came home to it, go
+        // out with the ticket, which `publish` releases. The last free and who
+        // adopts acquire it before they touch any of that; a last free that finds
+        // it `HELD` touches nothing.
         let before = head.tally.fetch_sub(OWNED + target, Ordering::Acquire);
         if before - OWNED - target == 0 {
             return Released::Dead(LastFree(self).bury());
