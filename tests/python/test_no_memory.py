@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pagefrag
+
 needs_testcapi = pytest.mark.skipif(
     importlib.util.find_spec("_testcapi") is None, reason="this Python has no _testcapi"
 )
@@ -385,3 +387,18 @@ def test_a_process_without_addresses_is_refused_memory_and_lives_on(mib: int) ->
     assert int(pages) <= mib
     assert int(pages) % 2 == 0, "regions are used up before the system is asked"
     assert said == "the operating system gave no memory for a region\n"
+
+
+def test_a_panic_further_down_is_not_taken_for_a_lack_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ValueError, match="page size"):
+        pagefrag.PagePool(3)  # with the first error PyO3 makes its class of panics
+    panic = next(c for c in BaseException.__subclasses__() if c.__name__ == "PanicException")
+
+    def fails(pool: pagefrag.PagePool) -> str:
+        raise panic(f"an invariant of {pool} broke")
+
+    monkeypatch.setattr("pagefrag._html.pool", fails)
+    with pytest.raises(panic, match="an invariant of"):
+        pagefrag.PagePool()._repr_html_()

@@ -343,9 +343,8 @@ impl Batch {
     fn to_numpy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let records = made::imported(py, "pagefrag._numpy", "records")?;
         let shares = self.share(py)?;
-        guarded(py, || {
-            records.call1((batch_numpy::records(&self.facts, shares).view(py)?,))
-        })
+        let view = guarded(py, || batch_numpy::records(&self.facts, shares).view(py))?;
+        records.call1((view,))
     }
 
     /// A `pyarrow.RecordBatch` of the columns `payload`, `timestamp`, `source` and `port`.

@@ -132,8 +132,8 @@ mod _pagefrag {
         }
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::error::register(module)?;
-        crate::loan::Loan::register(module.py());
-        crate::thread_end::register(module.py());
+        crate::loan::Loan::register(module.py())?;
+        crate::thread_end::register(module.py())?;
         crate::fragment_type::register(module)?;
         crate::fastcall::register(module)
     }

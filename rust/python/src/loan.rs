@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 
 use crate::buffer::lend;
+use crate::made;
 
 /// What keeps memory where it is, whatever it is.
 pub(crate) type Keeper = Arc<dyn Any + Send + Sync>;
@@ -29,8 +30,11 @@ unsafe impl Sync for Loan {}
 
 impl Loan {
     /// Makes the type, with the module: made later, a lack of memory would be a panic.
-    pub(crate) fn register(py: Python<'_>) {
-        py.get_type::<Self>();
+    pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
+        made::guarded(py, || {
+            py.get_type::<Self>();
+            Ok(())
+        })
     }
 
     /// # Safety

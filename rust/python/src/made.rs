@@ -7,7 +7,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;
 
-use pyo3::call::PyCallArgs;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -116,10 +115,12 @@ pub(crate) fn imported<'py>(
 pub(crate) fn called<'py>(
     py: Python<'py>,
     (module, function): (&str, &str),
-    args: impl PyCallArgs<'py>,
+    args: impl IntoPyObject<'py, Output = Bound<'py, PyTuple>, Error = PyErr>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let function = imported(py, module, function)?;
-    guarded(py, || function.call1(args))
+    // The call is not guarded: a panic of ours further down is no lack of memory.
+    let args = guarded(py, || args.into_pyobject(py))?;
+    function.call1(args)
 }
 
 /// A list of these.

@@ -51,8 +51,11 @@ impl Drop for ThreadEnd {
 }
 
 /// Makes the type, with the module: made later, a lack of memory would be a panic.
-pub(crate) fn register(py: Python<'_>) {
-    py.get_type::<ThreadEnd>();
+pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
+    made::guarded(py, || {
+        py.get_type::<ThreadEnd>();
+        Ok(())
+    })
 }
 
 /// Sees to it that the calling thread's caches are given up when its Python thread ends.
