@@ -15,6 +15,7 @@
 //! segments of 200 bytes 24 to 34 against 46 to 57): the landing stays in the
 //! processor's cache, and scattering needs to know sizes in advance.
 
+use crate::geometry::MAX_OS_PAGE;
 use crate::mem::os::{self, Mapping};
 
 /// Bytes of a slot: with them any super-buffer has room behind any buffer.
@@ -25,6 +26,8 @@ const KEPT_BUSY: usize = 4 * SLOT;
 /// The same when the socket was found empty. Touching the others again costs
 /// time, but the ring was faster than the sender and has it.
 const KEPT_IDLE: usize = SLOT;
+// The first slot alone is never too much, so `give_back` finds what it is asked for.
+const _: () = assert!(KEPT_IDLE >= SLOT && SLOT.is_multiple_of(MAX_OS_PAGE));
 
 /// Memory behind the buffers, a slot for each message of a call.
 #[derive(Debug)]
