@@ -290,8 +290,8 @@ planted: $(MARKS)/module ## bugs of tests/planted and weakened atomic orders: wh
 	$(NOTED) "make planted$(if $(BUGS), BUGS=$(BUGS))" -- $(BIN)/python tests/planted/run.py --only '$(BUGS)' --seconds $(BUG_SECONDS) $(if $(LEDGER),--write docs/planted.md)
 
 .PHONY: coverage
-coverage: $(MARKS)/module ## lines that no test runs, of core, binding and package, and why; a quarter of an hour
-	$(NOTED) "make coverage" -- $(BIN)/python tests/campaigns/lines.py $(if $(LEDGER),--write docs/coverage.md)
+coverage: $(MARKS)/module ## lines that no test runs, of core, binding and package, and why; ARGS=--again tells them anew
+	$(NOTED) "make coverage$(if $(ARGS), ARGS=$(ARGS))" -- $(BIN)/python tests/campaigns/lines.py $(ARGS) $(if $(LEDGER),--write docs/coverage.md)
 
 .PHONY: campaign-rings
 campaign-rings: $(MARKS)/module ## a million datagrams on IPv4, IPv6, GRO on, off; each checked

@@ -100,6 +100,7 @@ class Run:
         self.notes = folder / "notes"
         self.package = folder / "python" / "pagefrag"
         self.counts = counts
+        self.failed = 0
         if not again:
             shutil.rmtree(self.notes, ignore_errors=True)
             shutil.rmtree(self.folder / "python", ignore_errors=True)
@@ -130,6 +131,18 @@ class Run:
             print(done.stdout[-6000:])
             raise SystemExit(f"failed: {' '.join(words[:6])} ...")
         return done.stdout
+
+    def _tests(self, what: str, words: list[str], **more: str) -> None:
+        """Run pytest. One that fails fails the run, in the end: what it ran was run."""
+        environment = {**self.environment, **more}
+        with subprocess.Popen(
+            words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            lines = list(process.stdout or ())
+        if process.returncode != 0:
+            print("".join(lines)[-6000:])
+            self.failed += 1
+        print(f"{what}: {lines[-1].strip()}", flush=True)
 
     def _cargo(self, *words: str, **more: str) -> str:
         return self._said([os.environ.get("CARGO", "cargo"), *words], **more)
@@ -178,11 +191,9 @@ class Run:
         place = {"PYTHONPATH": str(self.package.parent)}
         pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
         ignored = [f"--ignore=tests/python/test_{name}.py" for name in [*OTHERS, *BARE]]
-        told = self._said([*coverage, "run", file, *pytest, *ignored], **place)
-        print(f"Python: {told.strip().splitlines()[-1]}", flush=True)
+        self._tests("Python", [*coverage, "run", file, *pytest, *ignored], **place)
         files = [f"tests/python/test_{name}.py" for name in BARE]
-        told = self._said([sys.executable, *pytest, *files], **place)
-        print(f"Python, the package not counted: {told.strip().splitlines()[-1]}", flush=True)
+        self._tests("Python without coverage.py", [sys.executable, *pytest, *files], **place)
         self._said([*coverage, "combine", "-q", file])
         self._said([*coverage, "json", "-q", file, "-o", str(self.notes / "python.json")])
         return str(module)
@@ -214,8 +225,8 @@ def _passed(told: str) -> int:
     return sum(map(int, re.findall(r"test result: ok. (\d+) passed", told)))
 
 
-def measured(folder: Path, *, again: bool) -> list[unrun.File]:
-    """Run the tests, unless *again*; return what of which file they ran."""
+def measured(folder: Path, *, again: bool) -> tuple[list[unrun.File], int]:
+    """Run the tests, unless *again*; return what they ran, file by file, and if any failed."""
     try:
         tools = llvm_tools()
     except Missing as why:
@@ -223,7 +234,7 @@ def measured(folder: Path, *, again: bool) -> list[unrun.File]:
         run = Run(folder, counts=False, again=again)
         if not again:
             run.python()
-        return list(run.counted_in_python())
+        return list(run.counted_in_python()), run.failed
     run = Run(folder, counts=True, again=again)
     kept = run.notes / "programs.json"
     if not again:
@@ -231,7 +242,7 @@ def measured(folder: Path, *, again: bool) -> list[unrun.File]:
         kept.write_text(json.dumps(programs), encoding="utf-8")
     programs = json.loads(kept.read_text(encoding="utf-8"))
     tests, models = (run.counted_in_rust(tools, *item) for item in programs.items())
-    return [*unrun.run_too(tests, models), *run.counted_in_python()]
+    return [*unrun.run_too(tests, models), *run.counted_in_python()], run.failed
 
 
 def main(words: list[str]) -> int:
@@ -241,7 +252,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--write", type=Path, metavar="PAGE")
     asked = parser.parse_args(words)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    files = measured(target.absolute() / "coverage", again=asked.again)
+    files, failed = measured(target.absolute() / "coverage", again=asked.again)
     names = {file.name for file in files}
     is_whole = {file.part for file in files} == unrun.PARTS.keys()
     table = [reason for reason in unrun.reasons() if is_whole or reason.file in names]
@@ -254,8 +265,9 @@ def main(words: list[str]) -> int:
     print("\n".join([*left, *stale]))
     missed = sum(len(file.missed) for file in files)
     told = f"{unrun.said(files)}; {missed} lines not run, {len(left)} of them without a reason"
-    print(told + (f", {len(stale)} stale reasons" if stale else ""))
-    return 1 if left or stale else 0
+    told += f", {len(stale)} stale reasons" if stale else ""
+    print(told + (", and tests failed" if failed else ""))
+    return 1 if left or stale or failed else 0
 
 
 if __name__ == "__main__":
