@@ -25,19 +25,20 @@ impl Drop for Over<'_> {
 fn who_looks_waits_for_who_alters() {
     let gate = Gated::new([0, 0]);
     let done = AtomicBool::new(false);
-    let looks = thread::scope(|scope| {
+    let looks = AtomicUsize::new(0);
+    let changes = thread::scope(|scope| {
         let looking = scope.spawn(|| {
-            let mut looks = 0_u64;
             while !done.load(Ordering::Relaxed) {
                 let seen = gate.enter().map(|value| *value).expect("nobody takes it");
                 assert_eq!(seen[0], seen[1], "in the middle of a change");
-                looks += 1;
+                looks.fetch_add(1, Ordering::Relaxed);
             }
-            looks
         });
         let over = Over(&done);
         let mut changes = 0;
-        while changes < CHANGES && !looking.is_finished() {
+        // Until the other has come to look, however late it starts.
+        let enough = |changes| changes >= CHANGES && looks.load(Ordering::Relaxed) > 0;
+        while !enough(changes) && !looking.is_finished() {
             let change = |value: &mut [u64; 2]| {
                 value[0] += 1;
                 // Here, if ever, the other gets in.
@@ -50,11 +51,11 @@ fn who_looks_waits_for_who_alters() {
             }
         }
         drop(over);
-        looking.join().expect("it saw whole values only")
+        looking.join().expect("it saw whole values only");
+        changes
     });
-    assert!(looks > 0);
     assert_eq!(gate.inside(), 0, "all have left");
-    assert_eq!(gate.take(), Ok([CHANGES; 2]));
+    assert_eq!(gate.take(), Ok([changes; 2]));
 }
 
 #[test]
