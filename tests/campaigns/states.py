@@ -1,4 +1,5 @@
-"""Run the state machine of ``test_state.py`` for a while, with new programs each time.
+"""Run the state machines of ``test_state.py`` and ``test_trace_machine.py`` in turn for a while,
+with new programs each time.
 
 python tests/campaigns/states.py SECONDS
 """
@@ -12,9 +13,11 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
 
 from test_state import Anything
+from test_trace_machine import Traced
 
 AT_ONCE = 50
 
@@ -28,7 +31,7 @@ def main(words: list[str]) -> int:
     rounds = 0
     while time.monotonic() - begin < float(words[0]):
         how = settings(max_examples=AT_ONCE, stateful_step_count=200, deadline=None, database=None)
-        run_state_machine_as_test(Anything, settings=how)
+        run_state_machine_as_test(Traced if rounds % 2 else Anything, settings=how)
         rounds += 1
     took = time.monotonic() - begin
     print(f"{rounds * AT_ONCE} programs of up to 200 steps in {took:.0f} s, nothing found")

@@ -438,6 +438,9 @@ class World:
         def rubbish() -> None:
             _Cycle(self, self.caches[0].alloc(size))
             gc.collect(0)
+            if self.finalized is None:
+                # The collector came by itself before it was rubbish, and it is old now.
+                gc.collect()
 
         self.finalized = None
         self.run(thread, rubbish)
