@@ -5,6 +5,8 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[path = "faults/system.rs"]
+pub mod system;
 pub mod traces;
 
 /// The byte that belongs at `index` of the buffer called `seed`.

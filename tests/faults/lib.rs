@@ -18,10 +18,11 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
-use libc::{c_int, c_long, off_t, size_t};
+use libc::{c_int, off_t, size_t};
 
 mod kept;
 mod objects;
+pub mod system;
 
 /// Bytes of a region.
 const REGION: usize = 2 << 20;
@@ -95,12 +96,11 @@ pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::m
     c_int::try_from(file).unwrap_or(-1)
 }
 
-fn refuse(error: c_int) -> c_long {
+fn refuse(error: c_int) {
     // SAFETY: the calling thread's own `errno`.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     unsafe { *errno = error };
-    -1
 }
 
 /// See the module.
@@ -123,23 +123,12 @@ pub unsafe extern "C" fn mmap(
     {
         return kept.as_ptr();
     }
-    let made = if region && fails(MAP) {
-        refuse(libc::ENOMEM)
-    } else {
-        // SAFETY: the caller's own arguments.
-        unsafe {
-            libc::syscall(
-                libc::SYS_mmap,
-                address,
-                len,
-                protection,
-                flags,
-                file,
-                offset,
-            )
-        }
-    };
-    std::ptr::with_exposed_provenance_mut(made.cast_unsigned().try_into().unwrap_or(usize::MAX))
+    if region && fails(MAP) {
+        refuse(libc::ENOMEM);
+        return libc::MAP_FAILED;
+    }
+    // SAFETY: the caller's own arguments.
+    unsafe { system::map(address, len, protection, flags, file, offset) }
 }
 
 /// See the module.
@@ -161,8 +150,7 @@ pub unsafe extern "C" fn munmap(address: *mut c_void, len: size_t) -> c_int {
         return 0;
     }
     // SAFETY: the caller's own arguments.
-    let done = unsafe { libc::syscall(libc::SYS_munmap, address, len) };
-    c_int::from(done == 0) - 1
+    unsafe { system::unmap(address, len) }
 }
 
 /// See the module. While a plan is about advice, advice on huge pages that does
@@ -183,6 +171,5 @@ pub unsafe extern "C" fn madvise(address: *mut c_void, len: size_t, advice: c_in
         }
     }
     // SAFETY: the caller's own arguments.
-    let done = unsafe { libc::syscall(libc::SYS_madvise, address, len, advice) };
-    c_int::from(done == 0) - 1
+    unsafe { system::advise(address, len, advice) }
 }

@@ -19,7 +19,7 @@ use pagefrag::net::{
     Readiness, RxOptions, RxRing, TxOptions, TxRing, wait_readable, wait_writable,
 };
 use pagefrag::{PageFragCache, PagePool};
-use pagefrag_tests::{fill, first_damage};
+use pagefrag_tests::{fill, first_damage, system};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
@@ -178,23 +178,11 @@ unsafe extern "C" fn mmap(
     file: c_int,
     offset: libc::off_t,
 ) -> *mut c_void {
-    let made = if len > 1 << 20 && refuses(Call::Map) {
-        -1
-    } else {
-        // SAFETY: the caller's own arguments.
-        unsafe {
-            libc::syscall(
-                libc::SYS_mmap,
-                address,
-                len,
-                protection,
-                flags,
-                file,
-                offset,
-            )
-        }
-    };
-    std::ptr::with_exposed_provenance_mut(made.cast_unsigned().try_into().unwrap_or(usize::MAX))
+    if len > 1 << 20 && refuses(Call::Map) {
+        return libc::MAP_FAILED;
+    }
+    // SAFETY: the caller's own arguments.
+    unsafe { system::map(address, len, protection, flags, file, offset) }
 }
 
 fn number(socket: &impl AsRawFd, level: c_int, name: c_int) -> c_int {

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use pagefrag::{Error, PageFragCache, PagePool, REGION, RegionWatch};
+use pagefrag_tests::system;
 
 /// Does the OS give no regions?
 static GIVES_NONE: AtomicBool = AtomicBool::new(false);
@@ -35,19 +36,7 @@ unsafe extern "C" fn mmap(
         return libc::MAP_FAILED;
     }
     // SAFETY: the caller's own arguments.
-    let made = unsafe {
-        libc::syscall(
-            libc::SYS_mmap,
-            address,
-            len,
-            protection,
-            flags,
-            file,
-            offset,
-        )
-    };
-    // An address, or -1, and that is `MAP_FAILED`.
-    std::ptr::with_exposed_provenance_mut(usize::try_from(made).unwrap_or(usize::MAX))
+    unsafe { system::map(address, len, protection, flags, file, offset) }
 }
 
 /// As the C library's, which it hides from this program.
@@ -60,8 +49,7 @@ unsafe extern "C" fn munmap(address: *mut c_void, len: usize) -> i32 {
         return -1;
     }
     // SAFETY: the caller's own arguments.
-    let done = unsafe { libc::syscall(libc::SYS_munmap, address, len) };
-    i32::from(done == 0) - 1
+    unsafe { system::unmap(address, len) }
 }
 
 /// As the C library's, which it hides from this program.
@@ -74,8 +62,7 @@ unsafe extern "C" fn madvise(address: *mut c_void, len: usize, advice: i32) -> i
         return -1;
     }
     // SAFETY: the caller's own arguments.
-    let done = unsafe { libc::syscall(libc::SYS_madvise, address, len, advice) };
-    i32::from(done == 0) - 1
+    unsafe { system::advise(address, len, advice) }
 }
 
 thread_local!(static CALLS: Cell<u64> = const { Cell::new(0) });
