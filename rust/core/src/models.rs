@@ -30,7 +30,7 @@ use loom::sync::Arc;
 use loom::thread::{self, JoinHandle};
 
 use crate::sync::{AtomicBool, Ordering};
-use crate::{FragMut, HugePages, PagePool, REGION};
+use crate::{FragMut, HugePages, LINE, PageFragCache, PagePool, REGION};
 
 /// Lines of a page here, and of a map word.
 const PAGE: usize = crate::MAX_PAGE;
@@ -55,6 +55,15 @@ fn pool(cap: Option<usize>) -> PagePool {
         builder = builder.max_bytes(regions * REGION);
     }
     builder.build().expect("a valid pool")
+}
+
+/// A thread that takes a line and gives it back, if there is one for it.
+fn takes_a_line(pool: &PagePool) -> JoinHandle<()> {
+    let pool = pool.clone();
+    thread::spawn(move || {
+        let mut cache = PageFragCache::new(&pool);
+        drop(cache.alloc(LINE));
+    })
 }
 
 /// All is dropped: the books balance and nothing stays mapped.

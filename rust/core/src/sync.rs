@@ -156,43 +156,32 @@ impl<T> OwnerPtr<T> {
 }
 
 /// An address behind a gate: read by those who are let in, written by whoever has shut all
-/// others out. The gate orders it, so it asks for no order itself; loom holds the gate to that.
+/// others out, its owner for that long. The gate orders it, so it asks for no order itself; loom
+/// holds the gate to that.
 #[derive(Debug)]
-pub(crate) struct GatedPtr<T> {
-    value: AtomicPtr<T>,
-    #[cfg(loom)]
-    writer: loom::cell::UnsafeCell<()>,
-}
+pub(crate) struct GatedPtr<T>(OwnerPtr<T>);
 
 impl<T> GatedPtr<T> {
     pub(crate) fn null() -> Self {
-        Self {
-            value: AtomicPtr::new(std::ptr::null_mut()),
-            #[cfg(loom)]
-            writer: loom::cell::UnsafeCell::new(()),
-        }
+        Self(OwnerPtr::null())
     }
 
     /// Reads as one who was let in.
     #[inline]
     pub(crate) fn get(&self) -> *mut T {
         #[cfg(loom)]
-        self.writer.with(|_| ());
-        // Relaxed: whoever let the caller in has ordered it behind the write.
-        self.value.load(Ordering::Relaxed)
+        self.0.writer.with(|_| ());
+        self.0.peek()
     }
 
     /// Writes with all others shut out.
     pub(crate) fn set(&self, value: *mut T) {
-        #[cfg(loom)]
-        self.writer.with_mut(|_| ());
-        // Relaxed: what opens the gate again publishes it.
-        self.value.store(value, Ordering::Relaxed);
+        self.0.set(value);
     }
 
     /// Reads when nobody can write any more.
     pub(crate) fn peek(&self) -> *mut T {
-        self.value.load(Ordering::Relaxed)
+        self.0.peek()
     }
 }
 

@@ -3,7 +3,7 @@
 use loom::sync::mpsc;
 use loom::thread;
 
-use super::{PAGE, Payload, WORD, model, overlaps, place, pool, settled};
+use super::{PAGE, Payload, WORD, model, overlaps, place, pool, settled, takes_a_line};
 use crate::{Granule, LINE, PageFragCache, drop_many};
 
 #[test]
@@ -279,11 +279,7 @@ fn an_orphan_is_found_however_it_was_looked_for() {
         // The region's other page, so that only the orphan is left.
         let mut other_page = PageFragCache::new(&pool);
         let full = other_page.alloc(PAGE).unwrap();
-        let theirs = pool.clone();
-        let looking = thread::spawn(move || {
-            let mut cache = PageFragCache::new(&theirs);
-            drop(cache.alloc(LINE));
-        });
+        let looking = takes_a_line(&pool);
         drop(cache);
         looking.join().unwrap();
         let mut cache = PageFragCache::new(&pool);

@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use super::{PAGE, Payload, Turn, model, overlaps, place, pool, settled};
+use super::{PAGE, Payload, Turn, model, overlaps, place, pool, settled, takes_a_line};
 use crate::mem::os;
 use crate::{Error, Granule, LINE, LocalCache, PageFragCache, PagePool, thread_exit};
 
@@ -61,11 +61,7 @@ fn two_takers_of_the_last_page() {
 fn two_growers_under_one_cap() {
     model(|| {
         let pool = pool(Some(1));
-        let theirs = pool.clone();
-        let other = thread::spawn(move || {
-            let mut cache = PageFragCache::new(&theirs);
-            drop(cache.alloc(LINE));
-        });
+        let other = takes_a_line(&pool);
         let mut cache = PageFragCache::new(&pool);
         drop(cache.alloc(LINE));
         other.join().unwrap();
@@ -266,11 +262,7 @@ fn a_page_that_comes_home_is_marked_however_it_was_looked_for() {
         // The region's other page, so that only the first is left.
         let mut other_page = PageFragCache::new(&pool);
         let full = other_page.alloc(PAGE).unwrap();
-        let theirs = pool.clone();
-        let looking = thread::spawn(move || {
-            let mut cache = PageFragCache::new(&theirs);
-            drop(cache.alloc(LINE));
-        });
+        let looking = takes_a_line(&pool);
         drop(home);
         drop(cache);
         looking.join().unwrap();
@@ -285,11 +277,7 @@ fn a_page_that_comes_home_is_marked_however_it_was_looked_for() {
 fn a_new_region_is_marked_however_it_was_looked_for() {
     model(|| {
         let pool = pool(Some(1));
-        let theirs = pool.clone();
-        let looking = thread::spawn(move || {
-            let mut cache = PageFragCache::new(&theirs);
-            drop(cache.alloc(LINE));
-        });
+        let looking = takes_a_line(&pool);
         let mut cache = PageFragCache::new(&pool);
         let frag = cache.alloc(LINE);
         looking.join().unwrap();

@@ -13,6 +13,13 @@ struct Ring {
 }
 
 impl Ring {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            busy: AtomicU32::new(0),
+            core: Payload::new(),
+        })
+    }
+
     /// Receives, if nobody else does.
     fn receive(&self) -> bool {
         let turn = Turn::take(&self.busy);
@@ -26,10 +33,7 @@ impl Ring {
 #[test]
 fn two_threads_receive_on_one_ring() {
     model(|| {
-        let ring = Arc::new(Ring {
-            busy: AtomicU32::new(0),
-            core: Payload::new(),
-        });
+        let ring = Ring::new();
         let theirs = Arc::clone(&ring);
         let other = thread::spawn(move || theirs.receive());
         let mine = ring.receive();
@@ -40,10 +44,7 @@ fn two_threads_receive_on_one_ring() {
 #[test]
 fn a_turn_that_is_over_is_over() {
     model(|| {
-        let ring = Arc::new(Ring {
-            busy: AtomicU32::new(0),
-            core: Payload::new(),
-        });
+        let ring = Ring::new();
         let theirs = Arc::clone(&ring);
         let other = thread::spawn(move || theirs.receive());
         ring.receive();
