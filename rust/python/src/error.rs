@@ -233,13 +233,17 @@ pub(crate) fn errno(error: &io::Error) -> (Option<i32>, String) {
     (error.raw_os_error(), text.to_owned())
 }
 
-/// An error of the system, or `ValueError` for an argument that the core refuses.
+/// An error of the system, or what the core refuses before it asks: an argument (`ValueError`), or
+/// for want of memory (`PoolExhausted`).
 #[cold]
 pub(crate) fn from_io(error: &io::Error) -> PyErr {
     match errno(error) {
         (Some(number), text) => os(number, &text),
-        (None, text) if error.kind() == io::ErrorKind::InvalidInput => value(&text),
-        (None, text) => built_in::<PyOSError>(&text),
+        (None, text) => match error.kind() {
+            io::ErrorKind::InvalidInput => value(&text),
+            io::ErrorKind::OutOfMemory => exhausted(text),
+            _ => built_in::<PyOSError>(&text),
+        },
     }
 }
 
