@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 from collections.abc import Iterator
@@ -17,6 +18,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says more about the machine than about the example.
 hypothesis.settings.register_profile("pagefrag", deadline=None)
 hypothesis.settings.load_profile("pagefrag")
+
+
+def pytest_collection_finish() -> None:
+    # Many tests have the collector run. All that was imported is here to stay: it need not be
+    # looked through each time.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
