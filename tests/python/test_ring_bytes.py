@@ -8,6 +8,7 @@ so a byte of the secret, of another packet or of this one in the wrong place is 
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import socket
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from link import Link
 from machine import needs_gro
 from pagefrag import (
     Batch,
@@ -29,6 +31,8 @@ from pagefrag import (
 
 LONG = 60.0  # seconds: only reached by a broken build
 UDP_SEGMENT = 103
+EXPERIMENT = 0x88B5
+"""IEEE 802's EtherType for local experiments."""
 SECRET = b"\xa5"
 EDGES = (0, 1, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025, 1472, 2047, 2048, 2049, 9000)
 MOST = 60_000
@@ -185,6 +189,42 @@ def test_what_stays_where_it_landed_shows_what_was_sent(
     for batch, expected in kept:
         assert_same(look(batch), expected)
         give_back(batch)
+
+
+def test_a_unix_socket_shows_what_was_sent() -> None:
+    chance = random.Random(6)
+    looks = itertools.cycle(LOOKS)
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with left, right, RxRing(right, cache=hidden(PagePool())) as ring:
+        for _ in range(300):
+            sizes = [chance.choice((*EDGES, chance.randrange(3000))) for _ in range(8)]
+            sent = [chance.randbytes(size) for size in sizes]
+            for packet in sent:
+                left.send(packet)
+            batch = ring.recv(timeout=LONG)
+            assert list(batch.wire_lengths) == sizes
+            assert_same(next(looks)(batch), [packet[:2048] for packet in sent])
+            give_back(batch)
+
+
+def test_a_packet_socket_shows_the_frames_that_came(link: Link) -> None:
+    chance = random.Random(7)
+    looks = itertools.cycle(LOOKS)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EXPERIMENT)) as sock:
+        sock.bind((link.name.rstrip(b"\0").decode(), EXPERIMENT))
+        with RxRing(sock, buf_size=1024, cache=hidden(PagePool())) as ring:
+            for _ in range(300):
+                sizes = [chance.choice((0, 1, 46, 1009, 1010, 1011, 1500)) for _ in range(8)]
+                head = b"\xff" * 6 + chance.randbytes(6) + EXPERIMENT.to_bytes(2, "big")
+                sent = [head + chance.randbytes(size) for size in sizes]
+                for frame in sent:
+                    os.write(link.tap, frame)
+                shown: list[bytes] = []
+                while len(shown) < len(sent):
+                    batch = ring.recv(timeout=LONG)
+                    shown += next(looks)(batch)
+                    give_back(batch)
+                assert_same(shown, [frame[:1024] for frame in sent])
 
 
 @pytest.mark.parametrize("gro", [False, True])
