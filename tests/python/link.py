@@ -1,4 +1,4 @@
-"""A network link that takes nothing until it is told to, so that a socket's buffer fills up."""
+"""Networks of a test's own: an empty one, and a link that takes nothing until it is told to."""
 
 from __future__ import annotations
 
@@ -17,6 +17,32 @@ SIOCSIFADDR, SIOCSIFNETMASK, SIOCSIFFLAGS, SIOCSARP = 0x8916, 0x891C, 0x8914, 0x
 IFF_UP_RUNNING = 0x41
 
 
+class Network:
+    """A namespace with a loopback device and nothing else, for the calling thread until it leaves.
+
+    What other programs send is not seen here.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        try:
+            self._check(self._libc.unshare(CLONE_NEWNET))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", IFF_UP_RUNNING))
+        except OSError:
+            self.leave()
+            raise
+
+    def _check(self, answer: int) -> None:
+        if answer < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def leave(self) -> None:
+        self._check(self._libc.setns(self._home, CLONE_NEWNET))
+        os.close(self._home)
+
+
 class Link:
     """A point-to-point ethernet device in a namespace of its own, for the calling thread.
 
@@ -27,19 +53,13 @@ class Link:
     there = ("198.51.100.2", 9)
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         self.tap = -1
+        self._network = Network()
         try:
-            self._check(self._libc.unshare(CLONE_NEWNET))
             self._build()
         except OSError:
             self.close()
             raise
-
-    def _check(self, answer: int) -> None:
-        if answer < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def _build(self) -> None:
         self.tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
@@ -94,5 +114,4 @@ class Link:
     def close(self) -> None:
         if self.tap >= 0:
             os.close(self.tap)
-        self._check(self._libc.setns(self._home, CLONE_NEWNET))
-        os.close(self._home)
+        self._network.leave()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from link import Network
 from pagefrag import PageFragCache, PagePool, RxRing
 
 LONG = 60.0  # seconds: only reached by a broken build
@@ -130,7 +131,19 @@ def test_a_unix_sender_that_dies_leaves_its_packets() -> None:
 
 
 @pytest.fixture
-def packet_socket() -> Iterator[socket.socket]:
+def network() -> Iterator[None]:
+    """A loopback device that no other program uses, or the common one where that is not allowed."""
+    try:
+        own = Network()
+    except PermissionError:
+        yield
+        return
+    yield
+    own.leave()
+
+
+@pytest.fixture
+def packet_socket(network: None) -> Iterator[socket.socket]:  # noqa: ARG001 - where it is bound
     try:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     except PermissionError:
