@@ -38,11 +38,15 @@ const WORD: usize = crate::MIN_PAGE;
 
 /// Explores `story`; `LOOM_MAX_PREEMPTIONS` bounds it.
 fn model(story: impl Fn() + Sync + Send + 'static) {
+    model_with_fewer(0, story);
+}
+
+/// Explores `story` with so many preemptions fewer than others, one at least.
+fn model_with_fewer(fewer: usize, story: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 20_000;
-    if builder.preemption_bound.is_none() {
-        builder.preemption_bound = Some(2);
-    }
+    let bound = builder.preemption_bound.unwrap_or(2);
+    builder.preemption_bound = Some(bound.saturating_sub(fewer).max(1));
     builder.check(story);
 }
 

@@ -29,7 +29,10 @@ impl Counter {
     }
 }
 
-/// A pool at one moment: exact when no other thread is using it.
+/// A pool at one moment: exact when no other thread is using it. While others do, what they
+/// leave alone is as it is, and each page counts once at most: one on its way from one to another
+/// may be left out, and so may a region that is just being trimmed. Of the former its fragments may
+/// still count, so for that moment `live_bytes` may pass `held_bytes`; `pinned_bytes` is 0 then.
 ///
 /// `pages_obtained = pages_current + pages_retired + pages_orphaned +
 /// pages_free + pages_returned` (promise 9), which

@@ -228,6 +228,8 @@ impl Depot {
                 if self.huge && !slot.advise_huge() {
                     self.huge_failed.add(1);
                 }
+                // Before it is open, so that whoever sees it finds it counted.
+                self.count_mapped();
                 slot.fill(self.pages_per_region());
                 // Release: see `Chunk::find`.
                 chunk.with_free.fetch_or(bit_of(slot), Ordering::Release);
@@ -242,15 +244,19 @@ impl Depot {
             self.mapped.fetch_sub(REGION, Ordering::Relaxed);
             return Err(Error::OutOfMemory);
         };
-        self.regions_mapped.add(1);
-        // Relaxed: a high-water mark only.
-        let now = self.mapped.load(Ordering::Relaxed) / REGION;
-        self.regions_peak.fetch_max(now, Ordering::Relaxed);
         let page = self.lend(page);
         // Last, with the region open to others: it may wait for an interpreter.
         // Ours by one page, the region stays meanwhile.
         region.tell_mapped(self.watch);
         Ok(page)
+    }
+
+    /// Counts a region that has just been mapped, whose bytes were reserved.
+    fn count_mapped(&self) {
+        self.regions_mapped.add(1);
+        // Relaxed, both: a high-water mark; who opens the region releases it.
+        let now = self.mapped.load(Ordering::Relaxed) / REGION;
+        self.regions_peak.fetch_max(now, Ordering::Relaxed);
     }
 
     /// Counts an allocation that was refused for good.

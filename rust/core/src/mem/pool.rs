@@ -281,13 +281,6 @@ impl PagePool {
         let per_region = depot.pages_per_region() as u64;
         let mut stats = PoolStats {
             page_size: self.page_size() as u64,
-            pages_obtained: depot.regions_mapped.get() * per_region,
-            pages_returned: depot.regions_unmapped.get() * per_region,
-            // Relaxed: a high-water mark only.
-            regions_peak: depot.regions_peak.load(Ordering::Relaxed) as u64,
-            huge_failed: depot.huge_failed.get(),
-            exhausted: depot.exhausted.get(),
-            out_of_memory: depot.out_of_memory.get(),
             ..PoolStats::default()
         };
         let mut alive = 0;
@@ -323,6 +316,14 @@ impl PagePool {
                 }
             }
         });
+        // After the look, so that each region seen is counted here: see `Depot::map`.
+        stats.pages_obtained = depot.regions_mapped.get() * per_region;
+        stats.pages_returned = depot.regions_unmapped.get() * per_region;
+        // Relaxed: `read` has acquired what each region seen was counted with.
+        stats.regions_peak = depot.regions_peak.load(Ordering::Relaxed) as u64;
+        stats.huge_failed = depot.huge_failed.get();
+        stats.exhausted = depot.exhausted.get();
+        stats.out_of_memory = depot.out_of_memory.get();
         stats.pages_in_use = stats.pages_current + stats.pages_retired + stats.pages_orphaned;
         stats.held_bytes = stats.pages_in_use * stats.page_size;
         stats.live_bytes = alive as u64;
