@@ -2,9 +2,9 @@
 
 ``bugs.toml`` has them one by one, each a text of a file and what stands there instead. The bugs of
 ``orderings.toml`` need no text: each weakens one order of an atomic operation by one step, and
-every order of the core and of the binding's gate and turn that can be weakened must have its row.
-A text that is not there, or twice, a weakening without a row and a row without its weakening are
-errors: the table cannot rot.
+every order of the core and of the binding's gate, turn and views that can be weakened must have its
+row. A text that is not there, or twice, a weakening without a row and a row without its weakening
+are errors: the table cannot rot.
 """
 
 from __future__ import annotations

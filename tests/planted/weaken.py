@@ -1,4 +1,4 @@
-"""Every atomic operation of the core, of the binding's gate and turn, and what is one step weaker.
+"""Every atomic operation of the core, and of the binding's gate, turn and views, one step weaker.
 
 An operation is named by its file, its function and its method, and by a number where a function
 has several alike. What is weaker than the order it asks for is a *weakening*; an operation that is
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Of the binding: the files of it that the core's models run.
-INCLUDED = (Path("python") / "src" / "gate.rs", Path("python") / "src" / "turn.rs")
+INCLUDED = tuple(Path("python") / "src" / name for name in ("gate.rs", "turn.rs", "views.rs"))
 WEAKER = {
     "SeqCst": ("AcqRel",),
     "AcqRel": ("Acquire", "Release"),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pagefrag import Fragment, PageFragCache, PagePool
+from pagefrag import Fragment, NetdevCache, PageFragCache, PagePool, Reservation, SkBuff
 
 
 def in_threads(count: int, work: Callable[[int], object]) -> None:
@@ -146,29 +146,95 @@ def test_one_fragment_in_many_threads() -> None:
     assert pool.audit().live_bytes == 0
 
 
-def test_releases_that_race_with_views_never_pull_memory_away() -> None:
-    cache = PageFragCache(PagePool())
-    for _ in range(300):
-        frag = cache.alloc(64)
-        frag[:] = b"r" * 64
-        barrier = threading.Barrier(2)
+Viewable = Fragment | Reservation | SkBuff
 
-        def look(frag: Fragment = frag, barrier: threading.Barrier = barrier) -> None:
+
+def released_fragment(pool: PagePool) -> tuple[Viewable, Callable[[], object]]:
+    frag = PageFragCache(pool).alloc(64)
+    return frag, frag.release
+
+
+def released_room(pool: PagePool) -> tuple[Viewable, Callable[[], object]]:
+    room = PageFragCache(pool).prepare(64)
+    return room, room.release
+
+
+def committed_room(pool: PagePool) -> tuple[Viewable, Callable[[], object]]:
+    room = PageFragCache(pool).prepare(64)
+    return room, lambda: room.commit(5).tobytes()
+
+
+def released_packet(pool: PagePool) -> tuple[Viewable, Callable[[], object]]:
+    skb = NetdevCache(pool).alloc_skb(64)
+    skb.put(64).release()
+    return skb, skb.release
+
+
+def linearized_packet(pool: PagePool) -> tuple[Viewable, Callable[[], object]]:
+    skb = NetdevCache(pool).alloc_skb(64)
+    skb.put(64).release()
+    skb.add_frag(PageFragCache(pool).alloc(64))
+
+    def linearize() -> None:
+        skb.linearize()
+        skb.trim(5)
+
+    return skb, linearize
+
+
+def cloned_packet(pool: PagePool) -> tuple[Viewable, Callable[[], object]]:
+    skb = NetdevCache(pool).alloc_skb(64)
+    skb.put(64).release()
+    return skb, lambda: skb.clone().release()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        released_fragment,
+        released_room,
+        committed_room,
+        released_packet,
+        linearized_packet,
+        cloned_packet,
+    ],
+)
+def test_views_and_who_moves_the_memory_race_and_it_is_never_pulled_away(
+    make: Callable[[PagePool], tuple[Viewable, Callable[[], object]]],
+) -> None:
+    pool = PagePool()
+    for _ in range(100):
+        shown, move = make(pool)
+        barrier = threading.Barrier(3)
+
+        def look(shown: Viewable = shown, barrier: threading.Barrier = barrier) -> None:
             barrier.wait()
             try:
-                with memoryview(frag) as view:
-                    assert view == b"r" * 64
+                with memoryview(shown) as view:
+                    # Of an skb that was cloned a view is read-only.
+                    if not view.readonly:
+                        view[:5] = b"bytes"
+                        assert view[:5] == b"bytes"
             except ValueError as error:
                 assert "released" in str(error)  # noqa: PT017 - either may win
 
-        def release(frag: Fragment = frag, barrier: threading.Barrier = barrier) -> None:
+        def moves(move: Callable[[], object] = move, barrier: threading.Barrier = barrier) -> bool:
             barrier.wait()
             try:
-                frag.release()
+                move()
             except BufferError as error:
                 assert "view" in str(error)  # noqa: PT017 - either may win
+                return False
+            return True
 
-        in_threads(2, lambda number, both=(look, release): both[number]())
+        moved = []
+        parts = (look, look, lambda moves=moves, moved=moved: moved.append(moves()))
+        in_threads(3, lambda number, parts=parts: parts[number]())
+        if moved == [False]:
+            # All views have ended, and each was counted once.
+            move()
+        del shown, move, look, moves, parts
+    assert pool.audit().live_bytes == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -10,7 +10,8 @@
 //! the books balance, and `trim` unmaps every region, so that a lost page, a
 //! page given twice and a page given too early all fail it.
 
-// Of the binding, both this and `turn`, and without a line of Python.
+// Of the binding, this, `turn` and `views`, and without a line of Python.
+mod exports;
 #[allow(dead_code, reason = "the binding uses the rest")]
 #[path = "../../python/src/gate.rs"]
 mod gate;
@@ -24,6 +25,9 @@ mod supply;
 #[path = "../../python/src/turn.rs"]
 mod turn;
 mod turns;
+#[allow(dead_code, reason = "the binding uses the rest")]
+#[path = "../../python/src/views.rs"]
+mod views;
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;

@@ -7,7 +7,7 @@
 //! cross), `gate` (who is inside a fragment), `locked` (values behind a lock), `memory` (a fragment's bytes), `pickle`, `shares` and `loan`
 //! (all of a batch's), `buffer` (bytes lent and borrowed), `deadline` (how long a call waits), `home` (the default cache), `siblings` (a pool's), `made`
 //! (numbers, strings and bytes for Python), `pause` (a thread that waits), `sock` (the user's socket), `stack` (where Python is), `stats`, `thread_end`,
-//! `ticks` (one in so many), `tracemalloc` (its books), `tracking` (who holds what), `unclosed` (rings that nobody closed), `vessel` (the objects' own memory). Calls go down; the house test holds that.
+//! `ticks` (one in so many), `tracemalloc` (its books), `tracking` (who holds what), `unclosed` (rings that nobody closed), `vessel` (the objects' own memory), `views` (how many look at what is behind a lock). Calls go down; the house test holds that.
 //!
 //! Classes are frozen; state that changes is atomic or behind a lock of its own, and no lock is
 //! held while Python code can run.
@@ -62,6 +62,7 @@ mod turn;
 mod tx;
 mod unclosed;
 mod vessel;
+mod views;
 
 /// Packet buffers as page fragments. Import `pagefrag` instead.
 #[pyo3::pymodule]

@@ -2,7 +2,6 @@
 
 use std::ffi::c_int;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pagefrag::{Error, FragMut, LocalCache};
 use pyo3::ffi;
@@ -13,6 +12,7 @@ use crate::error::{from_core, released};
 use crate::locked::{Known, Locked, Refused};
 use crate::made::{Number, Text};
 use crate::tracking::Sampler;
+use crate::views::Views;
 use crate::{args, object};
 
 /// Room in a page, from `PageFragCache.prepare`: a writable buffer until it is committed.
@@ -30,8 +30,8 @@ use crate::{args, object};
 pub(crate) struct Reservation {
     cache: LocalCache,
     room: Locked<FragMut>,
-    /// Views of the room. Counted up only with `room` locked.
-    views: AtomicUsize,
+    /// Views of the room.
+    views: Views,
     /// What tracks the fragments of it, if anybody does.
     sampler: Option<Arc<Sampler>>,
 }
@@ -46,7 +46,7 @@ impl Reservation {
             sampler,
             cache,
             room: Locked::new(room),
-            views: AtomicUsize::new(0),
+            views: Views::none(),
         }
     }
 
@@ -57,12 +57,8 @@ impl Reservation {
     /// Takes the room out if `may` agrees; `None` when it is gone already.
     fn take(&self, may: impl FnOnce(&FragMut) -> Result<(), Error>) -> PyResult<Option<FragMut>> {
         self.room.take_if(|room| {
-            // Acquire: partner of the Release in `__releasebuffer__`; what was written through the
-            // view is in the fragment.
-            match self.views.load(Ordering::Acquire) {
-                0 => may(room).map_err(Refused::Core),
-                views => Err(Refused::Viewed(views)),
-            }
+            self.views.over(room).map_err(Refused::Viewed)?;
+            may(room).map_err(Refused::Core)
         })
     }
 
@@ -199,15 +195,13 @@ impl Reservation {
         let this = slf.get();
         // Counted under the lock: from then on the room stays.
         let memory = this.look(|room| {
-            // Relaxed: under the lock.
-            this.views.fetch_add(1, Ordering::Relaxed);
+            this.views.begin(room);
             (room.as_mut_ptr(), room.len())
         })?;
         // SAFETY: the room stays as long as `views` counts this view, which is the interpreter's.
         let lent = unsafe { lend(&slf, view, flags, memory, false) };
         if lent.is_err() {
-            // Release: partner of the Acquire in `take`.
-            this.views.fetch_sub(1, Ordering::Release);
+            this.views.end();
         }
         lent
     }
@@ -215,7 +209,6 @@ impl Reservation {
     /// # Safety
     /// Called by the interpreter once for each view that was filled.
     unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
-        // Release: partner of the Acquire in `take`.
-        self.views.fetch_sub(1, Ordering::Release);
+        self.views.end();
     }
 }

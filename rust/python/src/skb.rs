@@ -6,7 +6,7 @@
 
 use std::ffi::c_int;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pagefrag::{Error, Frag, net};
 use pyo3::exceptions::PyTypeError;
@@ -20,6 +20,7 @@ use crate::locked::{Known, Locked, Refused};
 use crate::made::{self, Number, Text};
 use crate::object::This;
 use crate::tracking::Holds;
+use crate::views::Views;
 use crate::{args, fragment, home, object, tracking};
 
 /// A packet: a linear part with headroom and tailroom, and up to 17 fragments behind it.
@@ -34,10 +35,10 @@ use crate::{args, fragment, home, object, tracking};
 pub(crate) struct SkBuff {
     /// Locked for the length of one core call; no Python code runs under it.
     core: Locked<net::SkBuff>,
-    /// Views of the linear part. Counted up only with `core` locked.
-    views: AtomicUsize,
-    /// Those among them that may write. Counted up only with `core` locked.
-    writable: AtomicUsize,
+    /// Views of the linear part.
+    views: Views,
+    /// Those among them that may write.
+    writable: Views,
     /// Whether tracked memory was ever in it; see `SkBuff::holds`. Relaxed everywhere: what is noted
     /// of another thread's packet in the same moment may be missing.
     tracked: AtomicBool,
@@ -51,8 +52,8 @@ impl SkBuff {
     pub(crate) fn new(core: net::SkBuff) -> Self {
         Self {
             core: Locked::new(core),
-            views: AtomicUsize::new(0),
-            writable: AtomicUsize::new(0),
+            views: Views::none(),
+            writable: Views::none(),
             tracked: AtomicBool::new(false),
         }
     }
@@ -78,9 +79,8 @@ impl SkBuff {
     pub(crate) fn holds(object: &Bound<'_, PyAny>, memory: &Range<usize>) -> Option<usize> {
         let this = object.cast_exact::<Self>().ok()?.get();
         let is_in = |place: &usize| memory.contains(place);
-        // Relaxed: a number to print.
-        let views = this.views.load(Ordering::Relaxed);
-        this.places().iter().any(is_in).then_some(views)
+        let is_held = this.places().iter().any(is_in);
+        is_held.then(|| this.views.number())
     }
 
     fn is_tracked(&self) -> bool {
@@ -124,30 +124,25 @@ impl SkBuff {
     /// The same for what moves the linear part: not while it is looked at.
     fn try_moving<R>(&self, how: impl FnOnce(&mut net::SkBuff) -> Result<R, Error>) -> PyResult<R> {
         self.core.with(|core| {
-            self.unseen()?;
+            self.unseen(core)?;
             how(core).map_err(Refused::Core)
         })
     }
 
-    fn unseen(&self) -> Result<(), Refused> {
-        // Acquire: partner of the Release in `__releasebuffer__`.
-        match self.views.load(Ordering::Acquire) {
-            0 => Ok(()),
-            views => Err(Refused::Viewed(views)),
-        }
+    fn unseen(&self, core: &net::SkBuff) -> Result<(), Refused> {
+        self.views.over(core).map_err(Refused::Viewed)
     }
 
     fn count_out(&self, readonly: bool) {
-        // Release, both: partners of the Acquires in `clone` and `unseen`.
         if !readonly {
-            self.writable.fetch_sub(1, Ordering::Release);
+            self.writable.end();
         }
-        self.views.fetch_sub(1, Ordering::Release);
+        self.views.end();
     }
 
     /// Takes the packet out; the object is released by it.
     pub(crate) fn take(&self) -> PyResult<net::SkBuff> {
-        let taken = self.core.take_if(|_| self.unseen())?;
+        let taken = self.core.take_if(|core| self.unseen(core))?;
         taken.ok_or_else(|| released("skb"))
     }
 
@@ -166,8 +161,7 @@ impl KeptSkb {
     pub(crate) fn of(skb: &Bound<'_, SkBuff>) -> PyResult<(Self, *const [u8], Vec<Frag>)> {
         let this = skb.get();
         let (linear, behind) = this.with(|core| {
-            // Relaxed: under the lock.
-            this.views.fetch_add(1, Ordering::Relaxed);
+            this.views.begin(core);
             (std::ptr::from_ref(core.data()), core.frags().to_vec())
         })?;
         Ok((Self(skb.clone().unbind()), linear, behind))
@@ -176,8 +170,7 @@ impl KeptSkb {
 
 impl Drop for KeptSkb {
     fn drop(&mut self) {
-        // Release: partner of the Acquire in `unseen`.
-        self.0.get().views.fetch_sub(1, Ordering::Release);
+        self.0.get().views.end();
     }
 }
 
@@ -380,11 +373,8 @@ impl SkBuff {
     fn clone<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         let this = slf.get();
         let second = this.core.with(|core| {
-            // Acquire: partner of the Release in `__releasebuffer__`.
-            match this.writable.load(Ordering::Acquire) {
-                0 => Ok(Self::new(core.clone_skb())),
-                views => Err(Refused::Viewed(views)),
-            }
+            this.writable.over(core).map_err(Refused::Viewed)?;
+            Ok(Self::new(core.clone_skb()))
         })?;
         let second = Bound::new(slf.py(), second)?;
         if this.is_tracked() {
@@ -483,7 +473,7 @@ impl SkBuff {
     /// >>> netdev_alloc_skb(100).release()
     fn release(&self) -> PyResult<()> {
         // Dropped here, with the lock given back.
-        self.core.take_if(|_| self.unseen()).map(drop)
+        self.core.take_if(|core| self.unseen(core)).map(drop)
     }
 
     fn __len__(&self) -> PyResult<usize> {
@@ -532,11 +522,10 @@ impl SkBuff {
         let this = slf.get();
         // Counted under the lock: from then on the linear part stays where it is.
         let (memory, readonly) = this.with(|core| {
-            // Relaxed: under the lock.
-            this.views.fetch_add(1, Ordering::Relaxed);
+            this.views.begin(core);
             match core.data_mut() {
                 Ok(data) => {
-                    this.writable.fetch_add(1, Ordering::Relaxed);
+                    this.writable.begin(data);
                     ((data.as_mut_ptr(), data.len()), false)
                 }
                 Err(_) => ((core.data().as_ptr().cast_mut(), core.data().len()), true),
