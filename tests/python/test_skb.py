@@ -175,6 +175,41 @@ def test_linearize_makes_one_piece() -> None:
     skb.put(b"").release()
 
 
+def test_linearize_takes_no_other_pool_s_memory() -> None:
+    pool = PagePool(1 << 20, max_bytes=2 << 20)
+    netdev, cache = NetdevCache(pool), PageFragCache(pool)
+    skb, frag = netdev.alloc_skb(100), netdev.alloc_frag(100_000)
+    skb.put(b"head").release()
+    frag[:] = bytes(100_000)
+    skb.add_frag(frag)
+    frag.release()
+    full = cache.alloc(1 << 20)
+    before = (pool.stats().live_bytes, skb.truesize, skb.tobytes())
+    others = pagefrag.default_pool().stats().live_bytes
+    # The rest of the first page is the netdev context's.
+    with pytest.raises(pagefrag.PoolExhausted):
+        skb.linearize()
+    assert (pool.stats().live_bytes, skb.truesize, skb.tobytes()) == before
+    full.release()
+    # More than a page of the default pool, from the page that another cache of this thread gave up.
+    skb.linearize()
+    assert (skb.tobytes(), skb.data_len, skb.headroom) == (before[2], 0, 64)
+    assert pool.stats().live_bytes == skb.truesize - 256
+    assert pagefrag.default_pool().stats().live_bytes == others
+    skb.release()
+    assert pool.audit().live_bytes == 0
+
+
+def test_linearize_without_a_cache_over_the_pool_takes_the_default_one() -> None:
+    netdev = NetdevCache(PagePool())
+    skb = netdev.alloc_skb(100)
+    skb.add_frag(netdev.alloc_frag(5000))
+    before = pagefrag.default_pool().stats().live_bytes
+    skb.linearize()
+    assert netdev.pool.stats().live_bytes == 0
+    assert pagefrag.default_pool().stats().live_bytes == before + skb.truesize - 256
+
+
 def test_linearize_waits_for_views() -> None:
     skb = skb_with(b"head", 100)
     skb.add_frag(frag_with(b"x" * 5000))

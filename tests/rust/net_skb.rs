@@ -317,6 +317,30 @@ fn coalescing_is_refused_as_in_the_kernel_and_both_stay_whole() {
 }
 
 #[test]
+fn a_new_head_is_as_long_as_was_asked_or_nothing_changes() {
+    let pool = PagePool::new(32 * 1024).unwrap();
+    let netdev = NetdevCache::new(&pool);
+    let mut skb = skb_with(&netdev, 64, b"ab");
+    skb.add_frag(frag_with(&netdev, &[3; 4000])).unwrap();
+    assert!(skb.pool().same_as(&pool));
+    let before = picture(&skb);
+    let short = skb.linearize_with(|size| netdev.alloc_frag(size - 1, 1));
+    assert_eq!(short, Err(Error::HeadTooSmall));
+    assert_eq!(picture(&skb), before);
+    let content = bytes(&skb);
+    skb.linearize_with(|size| netdev.alloc_frag(size + 64, 1))
+        .unwrap();
+    assert_eq!(skb.data(), content);
+    let tailroom = skb.tailroom();
+    assert!(tailroom >= 64, "what is more is room");
+    skb.put(tailroom).unwrap().fill(9);
+    assert_eq!(skb.tailroom(), 0);
+    drop(skb);
+    netdev.drain();
+    assert_eq!(pool.audit().unwrap().live_bytes, 0);
+}
+
+#[test]
 fn linearizing_uses_the_heads_room_or_takes_a_new_head() {
     let pool = PagePool::new(32 * 1024).unwrap();
     let netdev = NetdevCache::new(&pool);

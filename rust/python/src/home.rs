@@ -2,27 +2,27 @@
 
 use std::sync::LazyLock;
 
-use pagefrag::{FragMut, Granule, LocalCache};
+use pagefrag::{Error, FragMut, Granule, LocalCache, PagePool};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::cache::PageFragCache;
 use crate::error::from_core;
-use crate::thread_end;
+use crate::{siblings, thread_end};
 
 /// The largest page there is: for copies of fragments that are longer than a default page.
 const LARGEST_PAGE: usize = 1 << 20;
 
 static DEFAULT: LazyLock<LocalCache> =
-    LazyLock::new(|| LocalCache::new(pagefrag::PagePool::global(), Granule::Line));
+    LazyLock::new(|| LocalCache::new(PagePool::global(), Granule::Line));
 
-fn largest() -> Result<&'static LocalCache, pagefrag::Error> {
+fn largest() -> Result<&'static LocalCache, Error> {
     static LARGEST: std::sync::OnceLock<LocalCache> = std::sync::OnceLock::new();
     if let Some(cache) = LARGEST.get() {
         return Ok(cache);
     }
-    let pool = pagefrag::PagePool::new(LARGEST_PAGE)?;
+    let pool = PagePool::new(LARGEST_PAGE)?;
     Ok(LARGEST.get_or_init(|| LocalCache::new(&pool, Granule::Line)))
 }
 
@@ -68,7 +68,11 @@ pub(crate) fn alloc(
     found.map_err(from_core)
 }
 
-/// Runs `with` on the calling thread's cache of the default pool.
-pub(crate) fn default_cache() -> &'static LocalCache {
-    &DEFAULT
+/// `size` bytes from the newest cache over `pool`, or from the default one if none is left. Runs no
+/// Python code.
+pub(crate) fn alloc_beside(pool: &PagePool, size: usize) -> Result<FragMut, Error> {
+    match siblings::over(pool) {
+        Some(cache) => cache.alloc(size),
+        None => DEFAULT.alloc(size),
+    }
 }

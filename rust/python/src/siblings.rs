@@ -1,4 +1,5 @@
-//! Caches found by their pool: where the copy of a fragment comes from when no cache is named.
+//! Caches found by their pool: where the copy of a fragment, or the new head of a packet, comes from
+//! when no cache is named.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -22,7 +23,7 @@ pub(crate) fn remember(cache: &LocalCache) {
 }
 
 /// A cache over this pool, if one is left.
-fn over(pool: &PagePool) -> Option<LocalCache> {
+pub(crate) fn over(pool: &PagePool) -> Option<LocalCache> {
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let known = last.get(&pool.id()).and_then(WeakLocalCache::upgrade);
     drop(last);

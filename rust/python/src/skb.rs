@@ -385,6 +385,10 @@ impl SkBuff {
 
     /// Copies all data into one linear part, its own.
     ///
+    /// If that takes a new head, it comes from where a `copy()` of a fragment comes from: the newest
+    /// cache over the packet's own pool, or the default pool if none is left. `PoolExhausted`, and
+    /// `ValueError` when everything does not fit one page, change nothing.
+    ///
     /// >>> skb = netdev_alloc_skb(100)
     /// >>> skb.add_frag(netdev_alloc_frag(1000))
     /// >>> skb.linearize()
@@ -392,7 +396,10 @@ impl SkBuff {
     /// (1000, 0)
     fn linearize(&self, py: Python<'_>) -> PyResult<()> {
         crate::thread_end::watch(py)?;
-        self.try_moving(|core| home::default_cache().with(|cache| core.linearize(cache)))
+        self.try_moving(|core| {
+            let pool = core.pool();
+            core.linearize_with(|size| home::alloc_beside(&pool, size))
+        })
     }
 
     /// Moves all of `other` behind this skb's data if that is possible; whether it was.

@@ -208,6 +208,11 @@ impl Clone for Frag {
 macro_rules! common {
     ($name:ident) => {
         impl $name {
+            /// The handle itself, for those who look at it only.
+            pub(crate) fn raw(&self) -> &RawFrag {
+                &self.0
+            }
+
             /// The address of the page: equal for fragments of one page,
             /// different for different live pages.
             pub fn page(&self) -> usize {

@@ -110,12 +110,40 @@ impl SkBuff {
     /// # Ok::<(), pagefrag::Error>(())
     /// ```
     pub fn linearize(&mut self, cache: &mut PageFragCache) -> Result<(), Error> {
+        self.linearize_with(|size| cache.alloc(size))
+    }
+
+    /// [`linearize`](Self::linearize) whose new head, if it takes one, comes from
+    /// wherever `alloc` finds so many bytes: a [`LocalCache`](crate::LocalCache),
+    /// say, over the packet's own [`pool`](Self::pool).
+    ///
+    /// # Errors
+    /// What `alloc` answers; [`Error::HeadTooSmall`] when it gave fewer bytes than
+    /// it was asked for. The skb is as it was.
+    ///
+    /// # Examples
+    /// ```
+    /// use pagefrag::net::{netdev_alloc_frag, netdev_alloc_skb};
+    /// use pagefrag::{Granule, LocalCache};
+    ///
+    /// let mut skb = netdev_alloc_skb(64)?;
+    /// let tail = netdev_alloc_frag(4096, 1)?;
+    /// skb.add_frag(tail.freeze()).map_err(|(error, _)| error)?;
+    /// let cache = LocalCache::new(&skb.pool(), Granule::Line);
+    /// skb.linearize_with(|size| cache.alloc(size))?;
+    /// assert_eq!(skb.head_len(), 4096);
+    /// # Ok::<(), pagefrag::Error>(())
+    /// ```
+    pub fn linearize_with(
+        &mut self,
+        alloc: impl FnOnce(usize) -> Result<FragMut, Error>,
+    ) -> Result<(), Error> {
         if !self.is_nonlinear() {
             self.shell.frags.clear();
             return Ok(());
         }
         if self.room_behind() < self.data_len() || self.own_head().is_err() {
-            self.move_head(cache)?;
+            self.move_head(alloc)?;
         }
         let mut at = self.shell.data + self.shell.linear;
         let shell = &mut *self.shell;
@@ -132,12 +160,18 @@ impl SkBuff {
     }
 
     /// Copies the linear data into a new head with room for the fragments.
-    fn move_head(&mut self, cache: &mut PageFragCache) -> Result<(), Error> {
+    fn move_head(
+        &mut self,
+        alloc: impl FnOnce(usize) -> Result<FragMut, Error>,
+    ) -> Result<(), Error> {
         let wanted = skb_head_align(self.headroom() + self.len());
-        let mut head: FragMut = cache.alloc(wanted)?;
+        let mut head = alloc(wanted)?;
+        if head.len() < wanted {
+            return Err(Error::HeadTooSmall);
+        }
         let start = self.shell.data;
         head[start..start + self.shell.linear].copy_from_slice(self.data());
-        self.shell.end = skb_with_overhead(wanted);
+        self.shell.end = skb_with_overhead(head.len());
         self.shell.head = Head::Own(head);
         Ok(())
     }

@@ -19,7 +19,7 @@
 use std::io::IoSlice;
 
 use crate::error::Error;
-use crate::mem::{Frag, FragMut};
+use crate::mem::{Frag, FragMut, PagePool};
 use crate::net::headroom::{MAX_SKB_FRAGS, SK_BUFF, skb_with_overhead};
 use crate::net::shell::{Head, Shell};
 
@@ -187,6 +187,25 @@ impl SkBuff {
     /// Bytes that the fragments keep.
     pub(super) fn frags_held(&self) -> usize {
         self.shell.frags.iter().map(held).sum()
+    }
+
+    /// The pool that the head came from. One locked add.
+    ///
+    /// # Examples
+    /// ```
+    /// use pagefrag::PagePool;
+    /// use pagefrag::net::NetdevCache;
+    ///
+    /// let pool = PagePool::new(4096)?;
+    /// assert_eq!(NetdevCache::new(&pool).alloc_skb(1500)?.pool().page_size(), 4096);
+    /// # Ok::<(), pagefrag::Error>(())
+    /// ```
+    pub fn pool(&self) -> PagePool {
+        match &self.shell.head {
+            Head::Own(head) => PagePool::of(head.raw()),
+            Head::Shared(head) => PagePool::of(head.raw()),
+            Head::Gone => PagePool::global().clone(),
+        }
     }
 
     /// Is the head's data shared with a clone (`skb_cloned`)? It may then be
