@@ -79,7 +79,8 @@ p.PagePool(4096); p.PageFragCache(pool); p.default_pool()
     "skb": """
 p.netdev_alloc_skb(1000); skb.put(b"hello" * 60); skb.push(5); skb.pull(1); skb.tobytes()
 skb.buffers(); skb.frags; skb.linearize(); repr(skb); skb.truesize; skb.headroom; skb.len
-skb.clone(); skb.coalesce(skb); memoryview(skb); skb.put(10**6); skb.put(-1)
+skb.clone(); skb.coalesce(skb); memoryview(skb); skb.put(10**6); skb.put(-1); skb.add_frag(5)
+skb.add_frag(gone); p.build_skb(f); p.build_skb(ro); p.build_skb(gone); p.build_skb(5)
 """,
     "batch": """
 b.lengths; b.pages; b.addresses; b[0]; b[:]; list(b); repr(b); b[99]
@@ -243,6 +244,30 @@ assert cache.pool.audit().regions_mapped == 0
 print("lived")
 """
 
+BUILD = """
+import _testcapi
+import pagefrag
+
+cache = pagefrag.PageFragCache(pagefrag.PagePool(huge_pages="never"))
+frag, refused = cache.alloc(1000), 0
+frag[:4] = b"data"
+while True:
+    try:
+        _testcapi.set_nomemory(refused, refused + 1)
+        try:
+            skb = pagefrag.build_skb(frag)
+        finally:
+            _testcapi.remove_mem_hooks()
+        break
+    except MemoryError:
+        refused += 1
+        assert frag[:4].tobytes() == b"data", "the fragment is gone"
+assert refused, "an object was made without memory"
+skb.put(4).release()
+assert skb.tobytes() == b"data"
+print("lived")
+"""
+
 FIRST = """
 import sys, threading, time
 import _testcapi
@@ -297,6 +322,12 @@ print(raised or "lived")
 @needs_testcapi
 def test_a_commit_without_memory_for_its_fragment_leaves_the_room_as_it_is() -> None:
     done = run(COMMIT)
+    assert (done.returncode, done.stdout) == (0, "lived\n"), done.stderr[-3000:]
+
+
+@needs_testcapi
+def test_a_packet_without_memory_for_its_object_leaves_the_fragment_as_it_is() -> None:
+    done = run(BUILD)
     assert (done.returncode, done.stdout) == (0, "lived\n"), done.stderr[-3000:]
 
 

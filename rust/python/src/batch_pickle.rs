@@ -13,11 +13,11 @@
 use std::sync::Arc;
 
 use pagefrag::net::{RxFacts, RxOrigin};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::buffer::Lent;
+use crate::error::value;
 use crate::memory::Memory;
 use crate::pickle::received;
 use crate::shares::Shares;
@@ -66,7 +66,7 @@ fn take<const N: usize>(row: &mut &[u8]) -> [u8; N] {
 }
 
 fn wrong() -> PyErr {
-    PyValueError::new_err("the pickle's table does not belong to its buffers")
+    value("the pickle's table does not belong to its buffers")
 }
 
 /// What is behind the version.

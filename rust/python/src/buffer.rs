@@ -7,12 +7,13 @@ use std::ffi::{CStr, c_int};
 
 #[cfg(not(Py_3_12))]
 use pyo3::exceptions::PyBufferError;
-use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 #[cfg(not(Py_3_12))]
 use pyo3::types::PyMemoryView;
+
+use crate::error::value;
 
 /// Consecutive bytes lent by an object: what `bytes`, `bytearray`, `array('B')`, `memoryview` of
 /// these, `ctypes` arrays and structures, and fragments are.
@@ -91,14 +92,12 @@ impl Lent {
             return Ok(lent);
         }
         if !lent.is_single_bytes() {
-            return Err(PyValueError::new_err(
-                "only single bytes in one dimension can be assigned",
-            ));
+            return Err(value("only single bytes in one dimension can be assigned"));
         }
         drop(lent);
         // What comes back may be a subclass of `bytes` that lends whatever it likes.
         let copy = object.py().get_type::<PyBytes>().call1((object,))?;
-        Self::by(&copy)?.ok_or_else(|| PyValueError::new_err("bytes() gave no consecutive bytes"))
+        Self::by(&copy)?.ok_or_else(|| value("bytes() gave no consecutive bytes"))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -7,11 +7,10 @@
 use std::sync::Arc;
 
 use pagefrag::{Granule, LocalCache};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::args::{self, Given};
-use crate::error::from_core;
+use crate::error::{from_core, value};
 use crate::made::{Number, Text};
 use crate::pool::{PagePool, or_default};
 use crate::reservation::Reservation;
@@ -100,9 +99,7 @@ impl PageFragCache {
             64 => Granule::Line,
             1 => Granule::Byte,
             other => {
-                return Err(PyValueError::new_err(format!(
-                    "granule is 64 or 1, not {other}"
-                )));
+                return Err(value(&format!("granule is 64 or 1, not {other}")));
             }
         };
         Self::of(py, pool, granule)

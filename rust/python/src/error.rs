@@ -165,7 +165,7 @@ pub(crate) fn value(why: &str) -> PyErr {
 }
 
 /// `BufferError`.
-fn in_use(why: &str) -> PyErr {
+pub(crate) fn in_use(why: &str) -> PyErr {
     built_in::<PyBufferError>(why)
 }
 

@@ -16,7 +16,7 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyMemoryView, PySlice, PyTuple};
 use crate::attached::attached;
 use crate::buffer::Lent;
 use crate::cache::PageFragCache;
-use crate::error::{forget, from_gate};
+use crate::error::{forget, from_gate, kind, value};
 use crate::gate::Inside;
 use crate::made::{self, number, text};
 use crate::memory::Memory;
@@ -60,21 +60,21 @@ impl Drop for KeptFragment {
 /// The object is released by it.
 pub(crate) fn take_unique(this: This<'_, '_>) -> PyResult<RawFrag> {
     if this.body.readonly {
-        return Err(PyTypeError::new_err("the fragment is read-only"));
+        return Err(kind("the fragment is read-only"));
     }
     page_frag(&*enter(this)?)?;
     let taken = this.body.gate.take_if(Memory::is_own);
     taken
         .map_err(|refusal| from_gate(refusal, "fragment"))?
         .and_then(Memory::into_page_frag)
-        .ok_or_else(|| PyValueError::new_err("the fragment shares its memory with another one"))
+        .ok_or_else(|| value("the fragment shares its memory with another one"))
 }
 
 /// The lines of a page that a fragment is; `ValueError` for one that came out of a pickle.
 pub(crate) fn page_frag(memory: &Memory) -> PyResult<&RawFrag> {
-    memory.page_frag().ok_or_else(|| {
-        PyValueError::new_err("the fragment's bytes are another object's: take a copy() of it")
-    })
+    memory
+        .page_frag()
+        .ok_or_else(|| value("the fragment's bytes are another object's: take a copy() of it"))
 }
 
 fn truth(py: Python<'_>, truth: bool) -> Bound<'_, PyAny> {

@@ -7,13 +7,13 @@ use std::ptr;
 
 use pagefrag::Frag;
 use pagefrag::net::Payload;
-use pyo3::exceptions::PyBufferError;
 use pyo3::ffi::PyObject_CheckBuffer;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::batch::Batch;
 use crate::buffer::Lent;
+use crate::error::in_use;
 use crate::fragment::KeptFragment;
 use crate::memory::Memory;
 use crate::object::This;
@@ -65,7 +65,7 @@ impl Held {
             (linear, Owner::Bytes(bytes.clone().unbind()))
         } else {
             let lent = Lent::consecutive(object)?
-                .ok_or_else(|| PyBufferError::new_err("a datagram's bytes must be consecutive"))?;
+                .ok_or_else(|| in_use("a datagram's bytes must be consecutive"))?;
             (lent.memory(), Owner::Other(lent))
         };
         Ok(Self {

@@ -56,6 +56,11 @@ impl<T: Known> Locked<T> {
         Self(Mutex::new(Some(value)))
     }
 
+    /// For a value that is to come.
+    pub(crate) const fn empty() -> Self {
+        Self(Mutex::new(None))
+    }
+
     /// Runs `how` on the value, `None` if it was taken. `how` must not run Python code.
     pub(crate) fn look<R>(&self, how: impl FnOnce(&mut Option<T>) -> R) -> R {
         how(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))

@@ -13,11 +13,11 @@
 use std::ptr::{NonNull, addr_of_mut, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::error::kind;
 use crate::gate::Gated;
 use crate::memory::Memory;
 use crate::vessel;
@@ -72,9 +72,7 @@ impl<'a, 'py> This<'a, 'py> {
             return Ok(this);
         }
         let found = object.get_type().name()?;
-        Err(PyTypeError::new_err(format!(
-            "expected a Fragment, not {found}"
-        )))
+        Err(kind(&format!("expected a Fragment, not {found}")))
     }
 
     /// The object, if it is a `Fragment`. Runs no Python code: to say what else it is may handle a

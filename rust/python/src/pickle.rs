@@ -7,13 +7,12 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyType};
 
 use crate::buffer::Lent;
-use crate::error::broken;
+use crate::error::{broken, value};
 use crate::made;
 use crate::memory::Memory;
 use crate::object;
@@ -59,7 +58,7 @@ pub(crate) fn carried<'py>(
 /// Borrows the bytes that a pickle brought, for as long as anybody looks at them.
 pub(crate) fn received(bytes: &Bound<'_, PyAny>) -> PyResult<Arc<Lent>> {
     let lent = Lent::by(bytes)?;
-    let lent = lent.ok_or_else(|| PyValueError::new_err("a pickle's bytes must be consecutive"))?;
+    let lent = lent.ok_or_else(|| value("a pickle's bytes must be consecutive"))?;
     Ok(Arc::new(lent))
 }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use pagefrag::HugePages;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
@@ -95,9 +94,8 @@ impl PagePool {
             "auto" => HugePages::Auto,
             "never" => HugePages::Never,
             other => {
-                return Err(PyValueError::new_err(format!(
-                    "huge_pages is 'auto' or 'never', not {other:?}"
-                )));
+                let why = format!("huge_pages is 'auto' or 'never', not {other:?}");
+                return Err(value(&why));
             }
         };
         let mut builder = pagefrag::PagePool::builder()

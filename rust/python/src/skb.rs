@@ -52,6 +52,14 @@ impl SkBuff {
     pub(crate) fn new(core: net::SkBuff) -> Self {
         Self {
             core: Locked::new(core),
+            ..Self::empty()
+        }
+    }
+
+    /// For a packet that is yet to be given.
+    pub(crate) fn empty() -> Self {
+        Self {
+            core: Locked::empty(),
             views: Views::none(),
             writable: Views::none(),
             tracked: AtomicBool::new(false),
@@ -146,8 +154,8 @@ impl SkBuff {
         taken.ok_or_else(|| released("skb"))
     }
 
-    /// Puts a packet back that `take` took.
-    fn give_back(&self, packet: net::SkBuff) {
+    /// Puts a packet in: the one that `take` took, or the first.
+    pub(crate) fn give(&self, packet: net::SkBuff) {
         self.core.look(|core| *core = Some(packet));
     }
 }
@@ -429,7 +437,7 @@ impl SkBuff {
                 Ok(true)
             }
             Err((_, refused)) => {
-                other.get().give_back(refused);
+                other.get().give(refused);
                 Ok(false)
             }
         }

@@ -20,6 +20,8 @@ use crate::tracking::{self, Holds, Sampler};
 #[pyfunction]
 pub(crate) fn build_skb<'py>(fragment: &Bound<'py, PyAny>) -> PyResult<Bound<'py, SkBuff>> {
     let this = This::cast(fragment)?;
+    // First, as there may be no memory for it: from there on nothing is in the way.
+    let skb = Bound::new(fragment.py(), SkBuff::empty())?;
     if fragment::enter(this)?.len() <= net::SKB_SHARED_INFO {
         return Err(from_core(Error::HeadTooSmall));
     }
@@ -28,7 +30,7 @@ pub(crate) fn build_skb<'py>(fragment: &Bound<'py, PyAny>) -> PyResult<Bound<'py
     // SAFETY: unique, as `take_unique` has checked with nobody inside.
     let head = unsafe { FragMut::from_raw(raw) };
     let core = net::SkBuff::build(head).map_err(|(error, _)| from_core(error))?;
-    let skb = Bound::new(fragment.py(), SkBuff::new(core))?;
+    skb.get().give(core);
     if this.has_weak() {
         SkBuff::shares(&skb, fragment, &[place], "build_skb");
     }
