@@ -84,7 +84,7 @@ trace-programs: $(MARKS)/module
 test-traces: trace-programs ## both languages and both models run the same traces: equal logs, byte for byte
 	$(EXECUTORS) replay $(TRACE) tests/traces/corpus
 	$(EXECUTORS) compare $(TRACE) 1 300 100
-	$(STARVED) $(wildcard tests/traces/corpus/[0-3]*.trace)
+	$(STARVED) $(wildcard tests/traces/corpus/[0-3]*.trace tests/traces/corpus/packets*.trace)
 
 .PHONY: lint
 lint: $(MARKS)/venv ## layout and lints of both languages

@@ -34,7 +34,7 @@ R = TypeVar("R")
 # What is done to one handle is done by the thread that reads the trace.
 _SHAPES = ("put", "push", "pull", "reserve")
 ON_A_HANDLE = frozenset(
-    ("write", "read", "readonly", "add_frag", "clone", "view", "unview", *_SHAPES)
+    ("write", "read", "readonly", "add_frag", "build_skb", "clone", "view", "unview", *_SHAPES)
 )
 MANY = 100_000  # more allocations than any call makes
 
@@ -150,6 +150,7 @@ class Starved(engine.World):
         for self.lasts in (False, True):
             for self.first in itertools.count():
                 alive, self.refused = self.pool.stats().live_bytes, 0
+                count = len(self.handles)
                 try:
                     self.once(step)
                 except MemoryError as error:
@@ -160,6 +161,8 @@ class Starved(engine.World):
                     now = self.pool.audit().live_bytes
                     if step.op not in ON_A_HANDLE and now != alive:
                         raise Lost(f"{alive} bytes were alive, now {now}") from None
+                    if step.op in ON_A_HANDLE and len(self.handles) < count:
+                        raise Lost("a handle is gone") from None
                 if not self.refused:
                     break
                 ways += 1

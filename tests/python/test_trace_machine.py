@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from traces import engine
-from traces.decode import OPS, decode
+from traces.decode import OPS, PACKET, decode
 from traces.model import world
 
 FINDS = Path(__file__).resolve().parents[2] / "finds"
@@ -44,6 +44,9 @@ class Traced(RuleBasedStateMachine):
         assert package == model
 
     def _do(self, op: str, thread: int, handle: int, arg: int) -> None:
+        if op in PACKET:
+            arg = arg % 2**31 // 3 * 3 + PACKET.index(op)
+            op = PACKET[0]
         step = struct.pack("<BBHI", OPS.index(op), thread, handle, arg)
         self.trace += step
         (read,) = decode(self.trace[:4] + step)[1]
@@ -60,6 +63,10 @@ class Traced(RuleBasedStateMachine):
 
     @rule(op=st.sampled_from(SHARE), thread=THREAD, handle=HANDLE, arg=ARG)
     def share(self, op: str, thread: int, handle: int, arg: int) -> None:
+        self._do(op, thread, handle, arg)
+
+    @rule(op=st.sampled_from(PACKET), thread=THREAD, handle=HANDLE, arg=ARG)
+    def packet(self, op: str, thread: int, handle: int, arg: int) -> None:
         self._do(op, thread, handle, arg)
 
     @rule(op=st.sampled_from(CHANGE), thread=THREAD, handle=HANDLE, arg=ARG)
@@ -85,4 +92,4 @@ TestTraced = Traced.TestCase
 
 
 def test_every_operation_has_its_rule() -> None:
-    assert {*MAKE, *POLL, *SHARE, *CHANGE, *ALL, "release"} == set(OPS)
+    assert {*MAKE, *POLL, *SHARE, *CHANGE, *ALL, *PACKET, "release"} == {*OPS, *PACKET}

@@ -12,7 +12,7 @@ from campaigns import traces as campaign
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from traces import engine
-from traces.decode import OPS, align_of, decode, digest, pattern, random_trace, size_of
+from traces.decode import OPS, PACKET, align_of, decode, digest, pattern, random_trace, size_of
 from traces.model import world
 
 import pagefrag
@@ -22,14 +22,23 @@ RUST = README.with_name("mod.rs").read_text(encoding="utf-8")
 
 
 def test_the_operations_have_the_same_numbers_in_both_languages() -> None:
-    table = RUST[RUST.index("const OPS") : RUST.index("impl Op")]
+    table = RUST[RUST.index("const OPS") : RUST.index("const PACKET")]
     named = [line.split("::")[1].rstrip(",") for line in table.splitlines() if "Op::" in line]
+    table = RUST[RUST.index("const PACKET") : RUST.index("impl Op")]
+    row = table[table.index("= [") + 3 : table.index("];")]
+    packet = [name.split("::")[1] for name in row.split(", ")]
     words = dict(
         line.strip().removeprefix("Op::").split(" => ")
         for line in RUST[RUST.index("impl Op") :].splitlines()
-        if " => " in line and "Op::" in line
+        if " => " in line and "Op::" in line and '"' in line
     )
     assert tuple(words[name].strip('",') for name in named) == OPS
+    assert tuple(words[name].strip('",') for name in packet) == PACKET
+
+
+def test_what_becomes_of_packets_is_chosen_by_the_argument() -> None:
+    steps = b"".join(struct.pack("<BBHI", 1 + 32 * n, 0, 0, 3 * n + n % 3) for n in range(6))
+    assert [step.op for step in decode(bytes(4) + steps)[1]] == [*PACKET, *PACKET]
 
 
 def test_any_bytes_are_a_program() -> None:

@@ -17,7 +17,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 FAULTS = (None, "map", "unmap", "advise", "ends", None, None, None)
 OPS = (
     "alloc",
-    "alloc",
+    "build_skb",
     "alloc_bytes",
     "alloc_many",
     "netdev_frag",
@@ -49,6 +49,8 @@ OPS = (
     "audit",
     "cycle",
 )
+# What becomes of whole packets has one number: the argument chooses.
+PACKET = ("build_skb", "linearize", "coalesce")
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,11 @@ class Step(NamedTuple):
     arg: int
 
 
+def _op(number: int, arg: int) -> str:
+    op = OPS[number % 32]
+    return PACKET[arg % 3] if op in PACKET else op
+
+
 def decode(trace: bytes) -> tuple[Config, Iterator[Step]]:
     """Return the head of *trace*, and its steps."""
     head = trace[:4].ljust(4, b"\0")
@@ -104,7 +111,7 @@ def decode(trace: bytes) -> tuple[Config, Iterator[Step]]:
     body = trace[4:]
     body = body[: len(body) // 8 * 8]
     steps = (
-        Step(OPS[op % 32], thread % THREADS, handle, arg)
+        Step(_op(op, arg), thread % THREADS, handle, arg)
         for op, thread, handle, arg in struct.iter_unpack("<BBHI", body)
     )
     return config, steps

@@ -13,13 +13,14 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 import pagefrag
-from pagefrag import Fragment, NapiPoll, Reservation, SkBuff
+from pagefrag import Fragment, NapiPoll, Reservation, SkBuff, build_skb
 
 from .decode import REGION, THREADS, Config, Step, align_of, decode, digest, pattern, size_of
 
 R = TypeVar("R")
 NOTHING = "-"
 VIEWED = "refused: viewed"
+APART = "refused: they stay apart"
 # The operations that name no handle.
 WITHOUT_HANDLE = {
     *("alloc", "alloc_bytes", "alloc_many", "netdev_frag", "netdev_skb", "poll", "napi_frag"),
@@ -85,7 +86,7 @@ class _Worker:
         self._thread.join()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Handle:
     """A fragment, a room or an skb, and what looks at it."""
 
@@ -138,7 +139,9 @@ class World:
             init_on_alloc=config.init_on_alloc,
             init_on_free=config.init_on_free,
         )
-        self.caches = tuple(pagefrag.PageFragCache(self.pool, granule=g) for g in (64, 1))
+        # That of lines is made last, so that the heads of linearized packets come from it.
+        packed = pagefrag.PageFragCache(self.pool, granule=1)
+        self.caches = (pagefrag.PageFragCache(self.pool), packed)
         self.netdev = pagefrag.NetdevCache(self.pool)
         self.napi = [pagefrag.NapiCache(self.pool) for _ in range(THREADS)]
         self.polls: list[NapiPoll | None] = [None] * THREADS
@@ -358,6 +361,50 @@ class World:
             return NOTHING
         handle.held.add_frag(frag)
         return self.facts(handle)
+
+    def nearest(self, at: int, kind: type, but: _Handle | None = None) -> _Handle | None:
+        """Return the first handle from *at* on, around the end, that is of a *kind*."""
+        turned = self.handles[at:] + self.handles[:at]
+        found = (one for one in turned if isinstance(one.held, kind) and one is not but)
+        return next(found, None)
+
+    def written(self, handle: _Handle) -> str:
+        """Tell of an skb whose linear data may be new."""
+        with memoryview(handle.held) as view:
+            if not view.readonly:
+                wrote(view)
+        return self.facts(handle)
+
+    def build_skb(self, _thread: int, at: int, _arg: int) -> str:
+        handle = self.nearest(at, Fragment)
+        if handle is None:
+            return NOTHING
+        try:
+            handle.held = build_skb(handle.held)
+        except BufferError as error:
+            _refuse(handle, error)
+        except TypeError as error:
+            raise Refused(f"refused: {error}") from error
+        return self.facts(handle)
+
+    def linearize(self, thread: int, at: int, _arg: int) -> str:
+        handle = self.nearest(at, SkBuff)
+        if handle is None:
+            return NOTHING
+        self.run(thread, handle.held.linearize)
+        return self.written(handle)
+
+    def coalesce(self, thread: int, at: int, arg: int) -> str:
+        handle = self.nearest(at, SkBuff)
+        named = (arg >> 8) % len(self.handles)
+        itself = self.handles[named] is handle
+        other = handle if itself else self.nearest(named, SkBuff, but=handle)
+        if handle is None or other is None:
+            return NOTHING
+        if not self.run(thread, handle.held.coalesce, other.held):
+            raise Refused(APART)
+        self.take(self.handles.index(other))
+        return self.written(handle)
 
     def clone(self, _thread: int, at: int, _arg: int) -> str:
         skb = self.handles[at].held

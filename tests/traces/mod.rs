@@ -106,6 +106,9 @@ pub(crate) struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
     Alloc,
+    BuildSkb,
+    Linearize,
+    Coalesce,
     AllocBytes,
     AllocMany,
     NetdevFrag,
@@ -140,7 +143,7 @@ pub(crate) enum Op {
 /// The operations by number.
 const OPS: [Op; 32] = [
     Op::Alloc,
-    Op::Alloc,
+    Op::BuildSkb,
     Op::AllocBytes,
     Op::AllocMany,
     Op::NetdevFrag,
@@ -173,11 +176,25 @@ const OPS: [Op; 32] = [
     Op::Cycle,
 ];
 
+/// What becomes of whole packets has one number: the argument chooses.
+const PACKET: [Op; 3] = [Op::BuildSkb, Op::Linearize, Op::Coalesce];
+
 impl Op {
+    /// The operation of a number and an argument.
+    fn of(number: u8, arg: usize) -> Self {
+        match OPS[usize::from(number % 32)] {
+            Op::BuildSkb => PACKET[arg % PACKET.len()],
+            op => op,
+        }
+    }
+
     /// Its word in the log.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Op::Alloc => "alloc",
+            Op::BuildSkb => "build_skb",
+            Op::Linearize => "linearize",
+            Op::Coalesce => "coalesce",
             Op::AllocBytes => "alloc_bytes",
             Op::AllocMany => "alloc_many",
             Op::NetdevFrag => "netdev_frag",
@@ -227,11 +244,12 @@ pub(crate) fn decode(trace: &[u8]) -> (Config, impl ExactSizeIterator<Item = Ste
 
 fn step(bytes: [u8; STEP]) -> Step {
     let [op, thread, handle @ .., a, b, c, d] = bytes;
+    let arg = u32::from_le_bytes([a, b, c, d]) as usize;
     Step {
-        op: OPS[usize::from(op % 32)],
+        op: Op::of(op, arg),
         thread: usize::from(thread) % THREADS,
         handle: usize::from(u16::from_le_bytes(handle)),
-        arg: u32::from_le_bytes([a, b, c, d]) as usize,
+        arg,
     }
 }
 

@@ -3,6 +3,12 @@
 
 /// Operations that make something to work with, by their numbers (`README.md`).
 const SOURCES: [u8; 8] = [0, 2, 3, 4, 5, 7, 8, 10];
+/// Some that make fragments, and one that makes skbs.
+const FRAGS: [u8; 4] = [0, 2, 3, 4];
+const SKB: u8 = 5;
+/// What is done to packets: joining, linearizing and building, which is one number; putting, hanging a
+/// fragment behind, cloning.
+const PACKET: [u8; 12] = [1, 1, 1, 1, 19, 19, 19, 19, 23, 23, 23, 24];
 const POLL: u8 = 6;
 const RELEASE: u8 = 12;
 const OPERATIONS: u8 = 32;
@@ -46,9 +52,9 @@ pub fn random(seed: u64, steps: usize) -> Vec<u8> {
 }
 
 /// A short trace out of a swarm: 8 to 40 steps (one in sixteen up to 160) of a few operations,
-/// drawn anew for each trace, on pages that are mostly small, so that they fill; one in eight
-/// takes first and then gives back, one in sixteen has calls of the pool that fail, one in
-/// thirty-two runs on three threads.
+/// drawn anew for each trace, on pages that are mostly small, so that they fill; one in four is
+/// about packets, one in eight takes first and then gives back, one in sixteen has calls of the
+/// pool that fail, one in thirty-two runs on three threads.
 ///
 /// What is rare among all operations is frequent in some traces: that is what a swarm is for
 /// (Groce et al., "Swarm testing", 2012).
@@ -64,8 +70,19 @@ pub fn swarm(seed: u64) -> Vec<u8> {
     let mut trace = vec![page, limit, init, fault];
     let threads = if noise.one_in(32) { 3 } else { 1 };
     let source = noise.pick(&SOURCES);
-    let others: [u8; 6] = std::array::from_fn(|_| noise.word().to_le_bytes()[0] % OPERATIONS);
-    let others = &others[..=noise.below(6)];
+    let mut others: [u8; 10] = std::array::from_fn(|_| noise.word().to_le_bytes()[0] % OPERATIONS);
+    let packets = noise.one_in(4);
+    let others = if packets {
+        let second = match source {
+            5 | 8 => noise.pick(&FRAGS),
+            _ => SKB,
+        };
+        others[1] = second;
+        others[2..].fill_with(|| noise.pick(&PACKET));
+        &others
+    } else {
+        &others[..=noise.below(6)]
+    };
     // What an argument says of a size and of an alignment.
     let kinds = [noise.word(), noise.word()].map(|word| word.to_le_bytes()[0] % 8);
     let aligned = noise.one_in(4);
@@ -76,17 +93,24 @@ pub fn swarm(seed: u64) -> Vec<u8> {
     let steps = 8 + noise.below(most);
     let phases = noise.one_in(8);
     for step in 0..steps {
-        let [.., handle, a, b, c, d] = noise.word().to_le_bytes();
+        let [.., mut handle, a, b, c, d] = noise.word().to_le_bytes();
         // Of sixteen, so many take and so many give back.
         let (take, give) = match phases {
             true if step < steps / 2 => (13, 0),
             true => (0, 13),
+            false if packets => (4, 1),
             false => (6, 3),
         };
         let op = match noise.below(16) {
             draw if draw < take => source,
             draw if draw < take + give => RELEASE,
-            _ => noise.pick(others),
+            _ => {
+                if packets {
+                    // Much is done to a few.
+                    handle %= 3;
+                }
+                noise.pick(others)
+            }
         };
         let kind = noise.pick(&kinds);
         let a = if aligned { a } else { a & 0x78 } & 0xF8 | kind;
@@ -99,6 +123,7 @@ pub fn swarm(seed: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::{random, swarm};
+    use crate::traces::{OPS, Op, PACKET, decode};
 
     #[test]
     fn a_seed_is_a_trace() {
@@ -110,12 +135,12 @@ mod tests {
 
     #[test]
     fn a_swarm_has_every_operation() {
-        let mut seen = [false; 32];
+        let mut seen: Vec<Op> = Vec::new();
         for seed in 0..200 {
-            for step in swarm(seed)[4..].as_chunks::<8>().0 {
-                seen[usize::from(step[0])] = true;
-            }
+            seen.extend(decode(&swarm(seed)).1.map(|step| step.op));
         }
-        assert_eq!(seen, [true; 32]);
+        for op in OPS.iter().chain(&PACKET) {
+            assert!(seen.contains(op), "{op:?}");
+        }
     }
 }

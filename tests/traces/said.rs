@@ -14,6 +14,8 @@ pub(crate) enum Said {
     Done(&'static str),
     Refused(Error),
     OutOfPoll(ContextError),
+    /// Two packets stay two: why is told in Rust only.
+    Apart(Error),
     /// Refused for a reason that is not the core's.
     Not(&'static str),
     /// The books do not balance.
@@ -35,6 +37,9 @@ pub(crate) type Told = Result<Said, Said>;
 
 /// Something looks at it.
 pub(crate) const VIEWED: Said = Said::Not("viewed");
+
+/// A packet and itself.
+pub(crate) const ITSELF: Said = Said::Not("an skb cannot be coalesced with itself");
 
 /// A page, by the number under which it was first seen, and a byte of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +94,7 @@ impl Said {
     pub(crate) fn is_done(&self) -> bool {
         !matches!(
             self,
-            Said::Nothing | Said::Refused(_) | Said::OutOfPoll(_) | Said::Not(_)
+            Said::Nothing | Said::Refused(_) | Said::OutOfPoll(_) | Said::Apart(_) | Said::Not(_)
         )
     }
 }
@@ -113,6 +118,7 @@ impl fmt::Display for Said {
             Said::Done(word) => write!(f, "{word}"),
             Said::Refused(error) => write!(f, "refused: {error}"),
             Said::OutOfPoll(error) => write!(f, "refused: {error}"),
+            Said::Apart(_) => write!(f, "refused: they stay apart"),
             Said::Not(reason) => write!(f, "refused: {reason}"),
             Said::Broken(findings) => write!(f, "broken: {findings}"),
             Said::Frag(frag) => write!(f, "{frag}"),

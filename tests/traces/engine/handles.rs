@@ -1,10 +1,10 @@
 //! What a step does to one handle.
 
-use pagefrag::net::{NapiCache, SkBuff};
-use pagefrag::{Error, Frag, RawFrag};
+use pagefrag::net::{NapiCache, SKB_SHARED_INFO, SkBuff};
+use pagefrag::{Error, Frag, FragMut, RawFrag};
 
 use super::{Handle, Held, World};
-use crate::traces::said::{Said, Told, VIEWED};
+use crate::traces::said::{ITSELF, Said, Told, VIEWED};
 use crate::traces::{Op, Step, digest, faults};
 
 /// The bytes of a handle that is not an skb.
@@ -18,6 +18,12 @@ fn bytes_of(raw: &RawFrag) -> &[u8] {
 fn write(bytes: &mut [u8], arg: usize) {
     crate::traces::write(bytes, arg);
     faults::wrote(bytes);
+}
+
+impl Held {
+    fn is_skb(&self) -> bool {
+        matches!(self, Held::Skb(_))
+    }
 }
 
 impl World {
@@ -37,6 +43,7 @@ impl World {
             Op::Readonly => Ok(self.readonly(at)),
             Op::Trim => self.trim(thread, at, arg),
             Op::AddFrag => self.add_frag(at, arg),
+            Op::BuildSkb | Op::Linearize | Op::Coalesce => self.packet(step, at),
             Op::Clone => Ok(self.clone_skb(at)),
             Op::View => Ok(self.view(at, true)),
             Op::Unview => Ok(self.view(at, false)),
@@ -151,24 +158,38 @@ impl World {
             Held::Skb(_) => {}
         }
         // On its thread: what is cut off may come home there.
+        self.on_thread(thread, at, move |held| match held {
+            Held::Frag { raw, .. } => {
+                raw.shrink_to(arg % (raw.len() + 2));
+                Ok(())
+            }
+            Held::Skb(skb) => skb.trim(arg % (skb.len() + 2)),
+            Held::Room { .. } => unreachable!("looked at before"),
+        })?;
+        Ok(self.facts(at))
+    }
+
+    /// Does something to a handle on a thread, and puts it back to where it was.
+    fn on_thread<R: Send + 'static>(
+        &mut self,
+        thread: usize,
+        at: usize,
+        act: impl FnOnce(&mut Held) -> R + Send + 'static,
+    ) -> R {
         let Handle { mut held, views } = self.handles.swap_remove(at);
         let (held, done) = self.threads.run(thread, move || {
-            let done = match &mut held {
-                Held::Frag { raw, .. } => {
-                    raw.shrink_to(arg % (raw.len() + 2));
-                    Ok(())
-                }
-                Held::Skb(skb) => skb.trim(arg % (skb.len() + 2)),
-                Held::Room { .. } => unreachable!("looked at before"),
-            };
+            let done = act(&mut held);
             (held, done)
         });
-        // Back to where it was.
-        self.handles.push(Handle { held, views });
+        self.put_back(at, Handle { held, views });
+        done
+    }
+
+    /// Puts back what was taken from place `at`.
+    fn put_back(&mut self, at: usize, handle: Handle) {
+        self.handles.push(handle);
         let last = self.handles.len() - 1;
         self.handles.swap(at, last);
-        done?;
-        Ok(self.facts(at))
     }
 
     /// What changes an skb's linear part.
@@ -198,6 +219,102 @@ impl World {
             unreachable!("looked at before");
         };
         skb.add_frag(shared).map_err(|(error, _)| error)?;
+        Ok(self.facts(at))
+    }
+
+    /// The first handle from `at` on, around the end, that is a right one.
+    fn nearest(&self, at: usize, is_right: impl Fn(usize, &Held) -> bool) -> Option<usize> {
+        let mut turned = (at..self.handles.len()).chain(0..at);
+        turned.find(|&at| is_right(at, &self.handles[at].held))
+    }
+
+    /// What becomes of whole packets.
+    fn packet(&mut self, step: Step, at: usize) -> Told {
+        let found = self.nearest(at, |_, held| match step.op {
+            Op::BuildSkb => matches!(held, Held::Frag { .. }),
+            _ => held.is_skb(),
+        });
+        let Some(at) = found else {
+            return Ok(Said::Nothing);
+        };
+        match step.op {
+            Op::BuildSkb => self.build_skb(at),
+            Op::Linearize => self.linearize(step.thread, at),
+            _ => self.coalesce(step.thread, at, step.arg),
+        }
+    }
+
+    /// The binding's checks, in its order.
+    fn build_skb(&mut self, at: usize) -> Told {
+        let handle = &mut self.handles[at];
+        let Held::Frag { raw, readonly } = &handle.held else {
+            return Ok(Said::Nothing);
+        };
+        if raw.len() <= SKB_SHARED_INFO {
+            return Err(Error::HeadTooSmall.into());
+        }
+        if *readonly {
+            return Err(Said::Not("the fragment is read-only"));
+        }
+        if handle.views != 0 {
+            return Err(VIEWED);
+        }
+        if !raw.is_unique() {
+            return Err(Said::Not("the fragment shares its memory with another one"));
+        }
+        let Held::Frag { raw, .. } = self.handles.swap_remove(at).held else {
+            unreachable!("looked at before");
+        };
+        // SAFETY: unique, as was looked up just now; threads take turns.
+        let head = unsafe { FragMut::from_raw(raw) };
+        let skb = SkBuff::build(head).map_err(|(error, _)| error)?;
+        let (held, views) = (Held::Skb(skb), 0);
+        self.put_back(at, Handle { held, views });
+        Ok(self.facts(at))
+    }
+
+    /// With a head from the thread's cache of lines.
+    fn linearize(&mut self, thread: usize, at: usize) -> Told {
+        let cache = self.caches[0].clone();
+        self.on_thread(thread, at, move |held| match held {
+            Held::Skb(skb) => {
+                skb.linearize_with(|size| cache.alloc(size))?;
+                faults::wrote(skb.data());
+                Ok::<_, Error>(())
+            }
+            _ => unreachable!("looked at before"),
+        })?;
+        Ok(self.facts(at))
+    }
+
+    fn coalesce(&mut self, thread: usize, at: usize, arg: usize) -> Told {
+        let from = (arg >> 8) % self.handles.len();
+        if from == at {
+            return Err(ITSELF);
+        }
+        let Some(from) = self.nearest(from, |found, held| found != at && held.is_skb()) else {
+            return Ok(Said::Nothing);
+        };
+        let Held::Skb(other) = self.handles.swap_remove(from).held else {
+            unreachable!("looked at before");
+        };
+        // The last one has taken its place.
+        let at = if at == self.handles.len() { from } else { at };
+        let done = self.on_thread(thread, at, move |held| match held {
+            Held::Skb(skb) => {
+                let before = skb.truesize();
+                let grown = skb.coalesce(other)?;
+                assert_eq!(skb.truesize(), before + grown, "it grew as it said");
+                faults::wrote(skb.data());
+                Ok::<_, (Error, SkBuff)>(())
+            }
+            _ => unreachable!("looked at before"),
+        });
+        if let Err((error, other)) = done {
+            let (held, views) = (Held::Skb(other), 0);
+            self.put_back(from, Handle { held, views });
+            return Err(Said::Apart(error));
+        }
         Ok(self.facts(at))
     }
 

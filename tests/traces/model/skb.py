@@ -20,6 +20,12 @@ TOO_MANY_FRAGS = "the buffer has no free fragment slot"
 CLONED = "the data is shared with a clone and may not change"
 NOT_LINEAR = "the buffer has data in fragments"
 NOT_EMPTY = "the buffer already has data"
+HEAD_TOO_SMALL = "the fragment has no room for data beside the shared info"
+READ_ONLY = "the fragment is read-only"
+SHARED = "the fragment shares its memory with another one"
+ITSELF = "an skb cannot be coalesced with itself"
+APART = "they stay apart"
+VIEWED = "viewed"
 
 
 def head_bytes(length: int) -> int:
@@ -59,8 +65,11 @@ class Skb:
         linear = self.head.bytes[self.data : self.data + self.linear]
         return linear + b"".join(frag.bytes for frag in self.frags)
 
+    def _is_own(self) -> bool:
+        return self.head.piece.is_unique()
+
     def _own_head(self) -> None:
-        if not self.head.piece.is_unique():
+        if not self._is_own():
             raise Refusal(CLONED)
 
     def reserve(self, count: int) -> None:
@@ -125,7 +134,75 @@ class Skb:
         frags = [frag.share() for frag in self.frags]
         return Skb(self.head.share(), self.data, self.linear, self.nonlinear, frags)
 
+    def head_for_all(self) -> int:
+        """Return the size of the new head that all of the data takes in one piece, 0 for none.
+
+        The head stays when it has the room and may be written; the headroom always does.
+        """
+        if not self.nonlinear or (self._is_own() and self.nonlinear <= self._room_behind()):
+            return 0
+        return align_up(self.data + self.length, 64) + SHARED_INFO
+
+    def linearize(self, head: Frag | None, pool: Pool, thread: int) -> None:
+        """Copy what is in fragments behind the linear data, all of it into *head* if there is one.
+
+        The old head goes first, then the fragments.
+        """
+        text, old = self.bytes, self.head
+        if head is not None:
+            self.head = head
+            pool.free(old, thread)
+        self.head.write(text, self.data)
+        self.linear, self.nonlinear = len(text), 0
+        self._drop_frags(pool, thread)
+
+    def coalesce(self, other: Skb, pool: Pool, thread: int) -> None:
+        """Append the data of *other*, of which nothing is left then.
+
+        What fits behind the data is copied. Otherwise the fragments move; the head too, as one
+        more, if there is data in it.
+        """
+        steals = other.linear > 0
+        if not self._is_own():
+            raise Refusal(APART)
+        if other.length <= self.tailroom:
+            text = other.bytes
+            self.head.write(text, self.data + self.linear)
+            self.linear += len(text)
+            other.free(pool, thread)
+            return
+        if len(self.frags) + len(other.frags) + steals > MAX_FRAGS:
+            raise Refusal(APART)
+        if steals:
+            if not other._is_own():
+                raise Refusal(APART)
+            # It keeps its room at both ends.
+            other.head.narrow(other.data, other.linear)
+            self.frags.append(other.head)
+        else:
+            pool.free(other.head, thread)
+        self.frags += other.frags
+        self.nonlinear += other.length
+
+    def _drop_frags(self, pool: Pool, thread: int) -> None:
+        for frag in self.frags:
+            pool.free(frag, thread)
+        self.frags.clear()
+
     def free(self, pool: Pool, thread: int) -> None:
         """Give head and fragments back."""
-        for frag in (self.head, *self.frags):
-            pool.free(frag, thread)
+        pool.free(self.head, thread)
+        self._drop_frags(pool, thread)
+
+
+def build(frag: Frag, *, viewed: bool) -> Skb:
+    """Make a packet of a whole fragment, if nobody else has it."""
+    if frag.length <= SHARED_INFO:
+        raise Refusal(HEAD_TOO_SMALL)
+    if frag.readonly:
+        raise Refusal(READ_ONLY)
+    if viewed:
+        raise Refusal(VIEWED)
+    if not frag.piece.is_unique():
+        raise Refusal(SHARED)
+    return Skb(frag, data=0)

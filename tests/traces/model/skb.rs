@@ -4,7 +4,7 @@ use pagefrag::Error;
 
 use super::pages::Frag;
 use super::pool::Pool;
-use crate::traces::said;
+use crate::traces::said::{self, Said, VIEWED};
 use crate::traces::write;
 
 /// `NET_SKB_PAD`; `NET_IP_ALIGN` is 0 on the machines we know.
@@ -37,8 +37,32 @@ pub(super) struct Skb {
 impl Skb {
     pub(super) fn new(head: Frag) -> Self {
         Self {
-            head,
             data: HEADROOM,
+            ..Self::around(head)
+        }
+    }
+
+    /// The whole of a fragment becomes the head, if nobody else has it.
+    pub(super) fn build(pool: &Pool, frag: &Frag, viewed: bool) -> Result<Self, Said> {
+        if frag.len <= SHARED_INFO {
+            return Err(Error::HeadTooSmall.into());
+        }
+        if frag.readonly {
+            return Err(Said::Not("the fragment is read-only"));
+        }
+        if viewed {
+            return Err(VIEWED);
+        }
+        if !pool.is_unique(frag) {
+            return Err(Said::Not("the fragment shares its memory with another one"));
+        }
+        Ok(Self::around(Frag { ..*frag }))
+    }
+
+    fn around(head: Frag) -> Self {
+        Self {
+            head,
+            data: 0,
             linear: 0,
             nonlinear: 0,
             frags: Vec::new(),
@@ -51,6 +75,13 @@ impl Skb {
 
     fn room_behind(&self) -> usize {
         self.head.len - SHARED_INFO - self.data - self.linear
+    }
+
+    fn tailroom(&self) -> usize {
+        match self.nonlinear {
+            0 => self.room_behind(),
+            _ => 0,
+        }
     }
 
     fn pieces(&self) -> impl Iterator<Item = &Frag> {
@@ -66,11 +97,7 @@ impl Skb {
             len: self.len(),
             data: self.nonlinear,
             head: self.data,
-            tail: if self.nonlinear == 0 {
-                self.room_behind()
-            } else {
-                0
-            },
+            tail: self.tailroom(),
             truesize: SK_BUFF + held,
             frags: self.frags.len(),
         }
@@ -181,6 +208,68 @@ impl Skb {
             frags: self.frags.iter().map(|frag| pool.share(frag)).collect(),
             ..*self
         }
+    }
+
+    /// Bytes of the head that all of the data takes in one piece: none where the head has the
+    /// room, and may be written.
+    pub(super) fn head_for_all(&self, pool: &Pool) -> Option<usize> {
+        let stays = self.room_behind() >= self.nonlinear && self.own_head(pool).is_ok();
+        (self.nonlinear != 0 && !stays)
+            .then(|| (self.data + self.len()).next_multiple_of(64) + SHARED_INFO)
+    }
+
+    /// Copies what is in fragments behind the linear data, in a new head if there is one: the
+    /// headroom stays as it was. The old head goes, then the fragments.
+    pub(super) fn linearize(&mut self, pool: &mut Pool, head: Option<Frag>, thread: usize) {
+        let bytes = self.bytes(pool);
+        if let Some(head) = head {
+            pool.free(std::mem::replace(&mut self.head, head), thread);
+        }
+        self.linear = bytes.len();
+        if std::mem::take(&mut self.nonlinear) != 0 {
+            let all = self.data..self.data + self.linear;
+            pool.bytes_mut(&self.head)[all].copy_from_slice(&bytes);
+        }
+        for frag in self.frags.drain(..) {
+            pool.free(frag, thread);
+        }
+    }
+
+    /// Appends the data of `other`, of which nothing is left then: a copy, if that fits; else its
+    /// head, as far as there is data in it, and its fragments move.
+    pub(super) fn coalesce(
+        &mut self,
+        pool: &mut Pool,
+        other: &mut Skb,
+        thread: usize,
+    ) -> Result<(), Error> {
+        self.own_head(pool)?;
+        let head = Frag { ..other.head };
+        if other.len() <= self.tailroom() {
+            let (end, bytes) = (self.data + self.linear, other.bytes(pool));
+            self.linear += bytes.len();
+            pool.bytes_mut(&self.head)[end..end + bytes.len()].copy_from_slice(&bytes);
+            pool.free(head, thread);
+            for frag in other.frags.drain(..) {
+                pool.free(frag, thread);
+            }
+            return Ok(());
+        }
+        let steals = other.linear != 0;
+        if self.frags.len() + other.frags.len() + usize::from(steals) > MAX_FRAGS {
+            return Err(Error::TooManyFrags);
+        }
+        if steals {
+            other.own_head(pool)?;
+            let mut stolen = head;
+            stolen.narrow(other.data, other.linear);
+            self.frags.push(stolen);
+        } else {
+            pool.free(head, thread);
+        }
+        self.nonlinear += other.len();
+        self.frags.append(&mut other.frags);
+        Ok(())
     }
 
     /// Gives head and fragments back.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from traces.decode import THREADS, Config, Step, align_of, decode, digest, pattern, size_of
+from traces.decode import PACKET, THREADS, Config, Step, align_of, decode, digest, pattern, size_of
 
 from .cache import SHORTAGE, ZERO_SIZE, Cache, Table, ask, give_up_idle
 from .pages import Frag, Page
 from .pool import Pool, Refusal
-from .skb import Skb, head_bytes
+from .skb import ITSELF, VIEWED, Skb, build, head_bytes
 
 NOTHING = "-"
 
@@ -146,6 +146,37 @@ class World:
         else:
             self.pool.free(handle.held, thread)
 
+    def nearest(self, at: int, kind: type, but: _Handle | None = None) -> _Handle | None:
+        """Return the first handle from *at* on, around the end, that is of a *kind*."""
+        turned = self.handles[at:] + self.handles[:at]
+        found = (one for one in turned if isinstance(one.held, kind) and not one.room)
+        return next((one for one in found if one is not but), None)
+
+    def on_packet(self, step: Step) -> str:
+        """What becomes of whole packets."""
+        kind = Frag if step.op == "build_skb" else Skb
+        handle = self.nearest(step.handle % len(self.handles), kind)
+        if handle is None:
+            return NOTHING
+        match handle.held:
+            case Frag() as frag:
+                handle.held = build(frag, viewed=bool(handle.views))
+            case skb if step.op == "linearize":
+                size = skb.head_for_all()
+                carve = lambda cache: cache.alloc(size)  # noqa: E731 - of one line
+                head = self.ask(step.thread, "lines", carve) if size else None
+                skb.linearize(head, self.pool, step.thread)
+            case skb:
+                at = (step.arg >> 8) % len(self.handles)
+                if self.handles[at] is handle:
+                    raise Refusal(ITSELF)
+                other = self.nearest(at, Skb, but=handle)
+                if other is None:
+                    return NOTHING
+                skb.coalesce(other.held, self.pool, step.thread)
+                self.take(self.handles.index(other))
+        return self.facts(handle)
+
     def on_handle(self, step: Step) -> str:  # noqa: PLR0911, PLR0912 - a table
         thread, arg = step.thread, step.arg
         at = step.handle % len(self.handles)
@@ -210,7 +241,7 @@ class World:
 
     def not_viewed(self, handle: _Handle) -> None:
         if handle.views:
-            raise Refusal("viewed")
+            raise Refusal(VIEWED)
 
     def commit(self, thread: int, at: int, room: Frag, used: int) -> str:
         self.not_viewed(self.handles[at])
@@ -330,7 +361,9 @@ class World:
                 return self.audit(thread)
             case "cycle":
                 return self.cycle(thread, size)
-        return self.on_handle(step) if self.handles else NOTHING
+        if not self.handles:
+            return NOTHING
+        return self.on_packet(step) if step.op in PACKET else self.on_handle(step)
 
     def end(self) -> Iterator[str]:
         """Let everything go, thread by thread, and tell what is left."""

@@ -8,7 +8,7 @@ use super::pages::{Frag, Name, Role};
 use super::pool::Pool;
 use super::skb::{Skb, head_bytes};
 use crate::traces::run::Executor;
-use crate::traces::said::{self, Books, Counts, Place, Said, Told, VIEWED};
+use crate::traces::said::{self, Books, Counts, ITSELF, Place, Said, Told, VIEWED};
 use crate::traces::{Config, Fault, Op, STEPS, Step, THREADS, align, digest, size, write};
 
 /// What a handle is.
@@ -18,6 +18,12 @@ enum Held {
     /// And of which cache.
     Room(Frag, Kind),
     Skb(Skb),
+}
+
+impl Held {
+    fn is_skb(&self) -> bool {
+        matches!(self, Held::Skb(_))
+    }
 }
 
 #[derive(Debug)]
@@ -294,6 +300,71 @@ impl World {
         Ok(self.facts(at))
     }
 
+    /// The first handle from `at` on, around the end, that is a right one.
+    fn nearest(&self, at: usize, is_right: impl Fn(usize, &Held) -> bool) -> Option<usize> {
+        let mut turned = (at..self.handles.len()).chain(0..at);
+        turned.find(|&at| is_right(at, &self.handles[at].held))
+    }
+
+    /// What becomes of whole packets.
+    fn on_packet(&mut self, step: Step) -> Told {
+        let found = self.nearest(step.handle % self.handles.len(), |_, held| match step.op {
+            Op::BuildSkb => matches!(held, Held::Frag(_)),
+            _ => held.is_skb(),
+        });
+        let Some(at) = found else {
+            return Ok(Said::Nothing);
+        };
+        let handle = &mut self.handles[at];
+        let viewed = handle.views != 0;
+        match &handle.held {
+            Held::Frag(frag) => handle.held = Held::Skb(Skb::build(&self.pool, frag, viewed)?),
+            Held::Room(..) => unreachable!("looked at before"),
+            Held::Skb(_) if step.op == Op::Coalesce => return self.coalesce(step, at),
+            Held::Skb(skb) => {
+                let wanted = skb.head_for_all(&self.pool);
+                self.linearize(step.thread, at, wanted)?;
+            }
+        }
+        Ok(self.facts(at))
+    }
+
+    fn linearize(&mut self, thread: usize, at: usize, wanted: Option<usize>) -> Result<(), Error> {
+        let head = wanted.map(|size| {
+            self.ask(thread, Kind::Lines, |cache, pool| {
+                cache.alloc(pool, size, 1)
+            })
+        });
+        let head = head.transpose()?;
+        if let Held::Skb(skb) = &mut self.handles[at].held {
+            skb.linearize(&mut self.pool, head, thread);
+        }
+        Ok(())
+    }
+
+    /// Joins another skb to one, and the handle of the other goes.
+    fn coalesce(&mut self, step: Step, at: usize) -> Told {
+        let from = (step.arg >> 8) % self.handles.len();
+        if from == at {
+            return Err(ITSELF);
+        }
+        let Some(from) = self.nearest(from, |found, held| found != at && held.is_skb()) else {
+            return Ok(Said::Nothing);
+        };
+        let [handle, other] = self
+            .handles
+            .get_disjoint_mut([at, from])
+            .expect("two of them");
+        let (Held::Skb(skb), Held::Skb(other)) = (&mut handle.held, &mut other.held) else {
+            unreachable!("looked at before");
+        };
+        skb.coalesce(&mut self.pool, other, step.thread)
+            .map_err(Said::Apart)?;
+        self.handles.swap_remove(from);
+        // The last one has taken its place.
+        Ok(self.facts(if at == self.handles.len() { from } else { at }))
+    }
+
     fn commit(&mut self, thread: usize, at: usize, used: usize) -> Told {
         let Held::Room(room, _) = &self.handles[at].held else {
             return Ok(Said::Nothing);
@@ -431,6 +502,7 @@ impl World {
             Op::Audit => Ok(self.audit(thread)),
             Op::Cycle => self.cycle(thread, size()),
             _ if self.handles.is_empty() => Ok(Said::Nothing),
+            Op::BuildSkb | Op::Linearize | Op::Coalesce => self.on_packet(step),
             _ => self.on_handle(step),
         }
     }
