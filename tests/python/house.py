@@ -29,7 +29,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"mem::region", "mem::shelf"}),
     frozenset({"mem::here"}),
     frozenset({"mem::page"}),
-    frozenset({"mem::header"}),
+    frozenset({"mem::header", "mem::lineage"}),
     frozenset({"mem::lines", "mem::os", "mem::poison"}),
     frozenset({"geometry", "sync", "process", "error", "stats"}),
 )

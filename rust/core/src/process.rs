@@ -17,7 +17,7 @@ pub(crate) struct PerProcess<T> {
 
 #[derive(Debug)]
 struct Made<T> {
-    process: u32,
+    process: u64,
     value: T,
     lifetime: Lifetime,
 }
@@ -41,8 +41,8 @@ impl<T> PerProcess<T> {
 }
 
 impl<T: Default + Send + Sync> PerProcess<T> {
-    /// The value of `process`, which is the calling one.
-    pub(crate) fn of(&self, process: u32) -> &T {
+    /// The value of `process`, which is the calling one: by a number that no parent of it has.
+    pub(crate) fn of(&self, process: u64) -> &T {
         // Acquire, partner the exchange below: the value as it was made.
         let mut found = self.newest.load(Ordering::Acquire);
         loop {

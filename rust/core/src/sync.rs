@@ -235,14 +235,22 @@ const GENERATION_STEP: usize = 1 << 48;
 /// before. The C library hands the stacks of threads that the fork left behind
 /// to new ones, whose tokens would otherwise be theirs.
 #[cfg(not(loom))]
-pub(crate) fn forked() {
+pub(crate) extern "C" fn forked() {
     // Relaxed: the child has one thread; those it starts see it.
     GENERATION.fetch_add(GENERATION_STEP, Ordering::Relaxed);
 }
 
+/// A number that grows with each fork down to this process that the C library has told of.
+#[cfg(not(loom))]
+pub(crate) fn forks() -> u16 {
+    // Relaxed: as in `thread_token`.
+    let forks = GENERATION.load(Ordering::Relaxed) / GENERATION_STEP;
+    u16::try_from(forks).unwrap_or(u16::MAX)
+}
+
 /// Nobody forks a model.
 #[cfg(loom)]
-pub(crate) fn forked() {}
+pub(crate) extern "C" fn forked() {}
 
 /// A number that no other living thread has, and no thread of a process that
 /// this one was forked from: the address the thread pointer holds, and the

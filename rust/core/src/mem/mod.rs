@@ -1,5 +1,5 @@
 //! The allocator, floor by floor: local, cache, then pool and frag side by
-//! side, depot, shelf and region, here, page, header, lines, os and poison.
+//! side, depot, shelf and region, here, page, header, lineage, lines, os and poison.
 
 mod batch;
 #[cfg(feature = "bytes")]
@@ -9,6 +9,9 @@ mod depot;
 mod frag;
 mod header;
 mod here;
+// Only `net` needs it.
+#[cfg(not(loom))]
+pub(crate) mod lineage;
 mod lines;
 mod local;
 pub(crate) mod os;

@@ -21,8 +21,8 @@ pub(crate) struct Mapping {
 #[cfg(not(loom))]
 mod door {
     use super::{Mapping, NonNull};
+    use crate::sync::{AtomicBool, Ordering};
     use std::io::{BufRead, BufReader};
-    use std::sync::OnceLock;
 
     /// Maps `below` bytes, an address aligned to `align`, and `above` bytes
     /// from it. `None` when the OS refuses. All bytes are zero.
@@ -111,18 +111,33 @@ mod door {
 
     /// Has `then` called in every child that this process forks, before it
     /// does anything else. The first call decides.
-    pub(crate) fn watch_forks(then: fn()) {
-        static THEN: OnceLock<fn()> = OnceLock::new();
-        extern "C" fn in_child() {
-            if let Some(then) = THEN.get() {
-                then();
-            }
+    pub(crate) fn watch_forks(then: extern "C" fn()) {
+        static WATCHED: AtomicBool = AtomicBool::new(false);
+        // Relaxed, both, and no lock, which a fork might leave shut: of two threads that come
+        // first at once both have it called, which is once too often.
+        if WATCHED.load(Ordering::Relaxed) {
+            return;
         }
-        if THEN.set(then).is_ok() {
-            // SAFETY: a handler that touches an atomic and nothing else. Should
-            // there be no memory to register it, forks are as they would be.
-            unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        // SAFETY: a handler that touches an atomic and nothing else. Should
+        // there be no memory to register it, forks are as they would be.
+        unsafe { libc::pthread_atfork(None, None, Some(then)) };
+        WATCHED.store(true, Ordering::Relaxed);
+    }
+
+    /// Maps an OS page that reads as zero in every child of this process, however it is forked.
+    /// `None` where the kernel cannot (before 4.14).
+    pub(crate) fn map_wiped_by_forks() -> Option<Mapping> {
+        let mapping = map(0, os_page_size(), os_page_size())?;
+        // SAFETY: advice on a page that is mapped, and empty.
+        let advise = |advice| unsafe {
+            libc::madvise(mapping.base.as_ptr().cast(), mapping.len, advice) == 0
+        };
+        // An emulator that takes any advice, also what means nothing, follows none.
+        if advise(-1) || !advise(libc::MADV_WIPEONFORK) {
+            unmap_range(mapping.start, mapping.len);
+            return None;
         }
+        Some(mapping)
     }
 
     /// Bytes of an OS page.
@@ -227,7 +242,7 @@ mod door {
         0
     }
 
-    pub(crate) fn watch_forks(_: fn()) {}
+    pub(crate) fn watch_forks(_: extern "C" fn()) {}
 
     pub(crate) fn os_page_size() -> usize {
         4096
@@ -238,7 +253,46 @@ mod door {
 pub(crate) use door::refuse_from_here;
 pub(crate) use door::{advise_huge, huge_bytes, map, os_page_size, unmap, watch_forks};
 #[cfg(not(loom))]
-pub(crate) use door::{give_back, map_scratch};
+pub(crate) use door::{give_back, map_scratch, map_wiped_by_forks};
+
+/// Children for tests.
+#[cfg(all(test, not(loom)))]
+pub(crate) mod children {
+    use std::panic::{self, AssertUnwindSafe};
+
+    /// Who makes a child.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) enum Fork {
+        /// `fork`, which runs what was left for it (`watch_forks`).
+        Library,
+        /// The system call, of which the C library knows nothing.
+        Kernel,
+    }
+
+    /// Does a child find that `is_so`? It allocates nothing, since threads may be left behind.
+    pub(crate) fn found_by_a_child(fork: Fork, is_so: impl FnOnce() -> bool) -> bool {
+        let none = 0_usize;
+        let child = match fork {
+            // SAFETY: the child reads words, makes system calls and ends below.
+            Fork::Library => i64::from(unsafe { libc::fork() }),
+            // SAFETY: as above; a copy of everything, on this stack's copy.
+            Fork::Kernel => unsafe {
+                libc::syscall(libc::SYS_clone, libc::SIGCHLD, none, none, none, none)
+            },
+        };
+        if child == 0 {
+            let found = panic::catch_unwind(AssertUnwindSafe(is_so));
+            let code = i32::from(!found.unwrap_or(false));
+            // SAFETY: ends the child where it is, without the tests of its parent.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = -1;
+        let child = i32::try_from(child).expect("a number of a process");
+        // SAFETY: a child of ours, and a number to fill.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        status == 0
+    }
+}
 
 #[cfg(all(test, not(loom)))]
 mod tests {

@@ -21,12 +21,12 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::process;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::c_int;
 
 use super::{Kind, get_option, option, set_option};
+use crate::mem::lineage;
 use crate::process::PerProcess;
 
 /// An option of a socket that rings of this process have asked for.
@@ -44,7 +44,7 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     /// Which process asked: what a parent has asked for is not its child's to put back.
-    process: u32,
+    process: u64,
     /// `SO_COOKIE`: never used again, unlike a descriptor's number.
     cookie: u64,
     level: c_int,
@@ -64,7 +64,7 @@ static ASKED: PerProcess<Mutex<List>> = PerProcess::new();
 
 /// The list of this process.
 fn asked() -> MutexGuard<'static, List> {
-    let list = ASKED.of(process::id());
+    let list = ASKED.of(lineage::number());
     list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -126,7 +126,7 @@ impl Needs {
     ) -> io::Result<bool> {
         let mut asked = asked();
         let key = Key {
-            process: process::id(),
+            process: lineage::number(),
             cookie: cookie(fd).unwrap_or_else(|_| {
                 asked.nameless += 1;
                 !asked.nameless
@@ -160,7 +160,7 @@ impl Needs {
     /// is gone needs it no longer.
     pub(crate) fn let_go(&mut self, fd: BorrowedFd<'_>) {
         // Of what a parent process has asked for there is nothing to do.
-        self.0.retain(|key| key.process == process::id());
+        self.0.retain(|key| key.process == lineage::number());
         if self.0.is_empty() {
             return;
         }
