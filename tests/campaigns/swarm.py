@@ -4,7 +4,7 @@
 
 ``PROGRAM`` (``cargo build -p pagefrag-tests --bin swarm``) makes the traces of COUNT seeds from
 SEED on and tells with each the checksum of what the model in Rust says of it. The package runs the
-trace, and its log must have that checksum. Every 64th trace also runs in the model in Python. It
+trace, and its log must have that checksum. Every 256th trace also runs in the model in Python. It
 ends after SECONDS; a trace that differs is made as short as it can be and kept in FOLDER, and what
 is different is shown. The last line is what a ledger keeps.
 """
@@ -30,7 +30,7 @@ from traces.model import world
 HEAD, STEP = 4, 8
 # Traces between two looks at the clock, and between two that run in the model in Python.
 LOOK = 256
-MODEL = 64
+MODEL = 256
 ENOUGH = 10
 # What the log says of a step that did nothing.
 IDLE = (" -\n", " refused: ")
