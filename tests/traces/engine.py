@@ -364,9 +364,11 @@ class World:
 
     def nearest(self, at: int, kind: type, but: _Handle | None = None) -> _Handle | None:
         """Return the first handle from *at* on, around the end, that is of a *kind*."""
-        turned = self.handles[at:] + self.handles[:at]
-        found = (one for one in turned if isinstance(one.held, kind) and one is not but)
-        return next(found, None)
+        # No generator: what its end is refused without memory, nobody hears of.
+        for handle in self.handles[at:] + self.handles[:at]:
+            if isinstance(handle.held, kind) and handle is not but:
+                return handle
+        return None
 
     def written(self, handle: _Handle) -> str:
         """Tell of an skb whose linear data may be new."""
