@@ -206,11 +206,12 @@ def swarm_program(folder: Path, traces: list[bytes], wrong: set[int]) -> str:
 def test_a_swarm_runs_in_the_package_as_the_model_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    traces = [random_trace(seed, 20) for seed in range(70)]
+    count = swarm.MODEL + 6
+    traces = [random_trace(seed, 20) for seed in range(count)]
     program = swarm_program(tmp_path, traces, set())
-    assert swarm.main([program, "5", "70", "60", str(tmp_path)]) == 0
+    assert swarm.main([program, "5", str(count), "60", str(tmp_path)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert "70 executions from seed 5 on, 1400 steps (20.0 in each, " in last
+    assert f"{count} executions from seed 5 on, {20 * count} steps (20.0 in each, " in last
     assert "2 of them also in the model in Python" in last
     assert last.endswith(" 0 differ")
 
