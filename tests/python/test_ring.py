@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from machine import needs_gro
 from pagefrag import Batch, ContextError, Fragment, PageFragCache, PagePool, RxRing
 
 UDP_SEGMENT, UDP_GRO = 103, 104
+LAST_PID = Path("/proc/sys/kernel/ns_last_pid")  # the next process has one more
 
 
 def test_empty_datagrams_are_packets(sock: socket.socket, sender: socket.socket) -> None:
@@ -453,6 +455,58 @@ def test_a_child_receives_though_a_thread_of_the_parent_waits(sock: socket.socke
     assert child(lambda: ring.recv(timeout=0)) == 0
     ring.close()
     thread.join()
+
+
+def forked_as(number: int) -> int:
+    """Fork until the child is process *number*, which must be free; there return 0."""
+    for _ in range(1000):
+        LAST_PID.write_text(str(number - 1))
+        pid = os.fork()
+        if pid == 0 and os.getpid() != number:
+            os._exit(0)
+        if pid in (0, number):
+            return pid
+        os.waitpid(pid, 0)
+    raise AssertionError(f"always another process is number {number}")
+
+
+@pytest.mark.skipif(
+    not os.access(LAST_PID, os.W_OK), reason="the number of a process is chosen by root only"
+)
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_with_the_number_of_an_ancestor_has_no_thread_that_receives(
+    sock: socket.socket,
+) -> None:
+    ended, ends = os.pipe()
+    told, tells = os.pipe()
+
+    def grandchild(number: int) -> None:
+        os.read(ended, 1)  # its parent is no more
+        if pid := forked_as(number):
+            assert os.waitpid(pid, 0)[1] == 0
+            os.write(tells, b"received")
+        else:
+            ring.recv(timeout=0)
+
+    def parent() -> None:
+        started(lambda: ring.recv(timeout=None))
+        until(lambda: ring.stats().waits > 0)
+        number, status = os.getpid(), 1
+        if os.fork() == 0:
+            os.close(ends)
+            try:
+                grandchild(number)
+                status = 0
+            finally:
+                os._exit(status)
+
+    with RxRing(sock) as ring:
+        assert child(parent) == 0
+        os.close(ends)
+        os.close(tells)
+        assert os.read(told, 100) == b"received"
+    os.close(ended)
+    os.close(told)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

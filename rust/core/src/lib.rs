@@ -82,6 +82,8 @@ mod sync;
 
 pub use error::Error;
 pub use geometry::{DEFAULT_PAGE, LINE, MAX_PAGE, MIN_PAGE, REGION};
+#[cfg(not(loom))]
+pub use mem::process_number;
 pub use mem::{
     Frag, FragMut, Granule, HugePages, LocalCache, PageFragCache, PagePool, PoolBuilder, RawFrag,
     RegionWatch, Reservation, WeakLocalCache, drop_many, os_page_size, thread_exit,

@@ -11,13 +11,13 @@
 //! has out, or was doing, is over.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use std::{io, process, thread};
+use std::{io, thread};
 
 use pagefrag::net::{self, QueueStats, Readiness, RxOptions};
-use pagefrag::{Granule, LocalCache};
+use pagefrag::{Granule, LocalCache, process_number};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -39,7 +39,7 @@ pub(crate) const MOMENT: Duration = Duration::from_micros(50);
 struct Core {
     ring: net::RxRing<Arc<OwnedFd>>,
     /// Who received what waits to be handed out.
-    process: u32,
+    process: u64,
 }
 
 impl Core {
@@ -54,9 +54,9 @@ impl Core {
 enum Place {
     Here(Box<Core>),
     /// In a call of this process, for a system call that does not wait.
-    Out(u32),
+    Out(u64),
     /// The same, and closed meanwhile.
-    Closing(u32),
+    Closing(u64),
     Closed,
 }
 
@@ -77,7 +77,7 @@ impl State {
     fn core(&mut self) -> Option<&mut Core> {
         match &mut self.place {
             Place::Here(core) => {
-                if core.ring.has_pending() && core.process != process::id() {
+                if core.ring.has_pending() && core.process != process_number() {
                     core.ring.forget();
                 }
                 Some(core)
@@ -90,7 +90,7 @@ impl State {
     fn is_closed(&self) -> bool {
         match self.place {
             Place::Here(_) => false,
-            Place::Out(process) => process != process::id(),
+            Place::Out(process) => process != process_number(),
             Place::Closing(_) | Place::Closed => true,
         }
     }
@@ -145,9 +145,9 @@ pub(crate) struct RxRing {
     /// Locked only while attached; no Python code runs under it.
     state: Mutex<State>,
     /// The process of the thread that is in `recv`; 0: none is.
-    busy: AtomicU32,
+    busy: AtomicU64,
     /// What to call when the ring is closed, and in which process. Locked only while attached.
-    awaited: Mutex<Option<(u32, Py<PyAny>)>>,
+    awaited: Mutex<Option<(u64, Py<PyAny>)>>,
 }
 
 /// A core that is out; goes back when dropped, which is done attached.
@@ -188,10 +188,10 @@ impl RxRing {
     }
 
     fn turn(&self) -> PyResult<Turn<'_>> {
-        Turn::take(&self.busy).ok_or_else(in_use)
+        Turn::take(&self.busy, process_number()).ok_or_else(in_use)
     }
 
-    fn awaited(&self) -> MutexGuard<'_, Option<(u32, Py<PyAny>)>> {
+    fn awaited(&self) -> MutexGuard<'_, Option<(u64, Py<PyAny>)>> {
         self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -199,7 +199,7 @@ impl RxRing {
     fn tell_closed(&self, py: Python<'_>) {
         let awaited = self.awaited().take();
         if let Some((process, told)) = awaited
-            && process == process::id()
+            && process == process_number()
             && let Err(error) = told.call0(py)
         {
             error.write_unraisable(py, None);
@@ -214,7 +214,7 @@ impl RxRing {
             drop(state);
             return Err(closed());
         }
-        let (before, process) = (state.last, process::id());
+        let (before, process) = (state.last, process_number());
         if let Some(core) = state.core() {
             core.process = process;
             // Without asking the kernel, which may have said more when it was asked.
@@ -253,7 +253,7 @@ impl RxRing {
                 state.last = core.ring.close();
                 false
             }
-            Place::Out(whose) | Place::Closing(whose) if whose == process::id() => {
+            Place::Out(whose) | Place::Closing(whose) if whose == process_number() => {
                 state.place = Place::Closing(whose);
                 true
             }
@@ -336,7 +336,7 @@ impl RxRing {
             gro: ring.gro(),
             place: Place::Here(Box::new(Core {
                 ring,
-                process: process::id(),
+                process: process_number(),
             })),
         };
         Ok(Self {
@@ -345,7 +345,7 @@ impl RxRing {
             cache,
             own_cache,
             state: Mutex::new(state),
-            busy: AtomicU32::new(0),
+            busy: AtomicU64::new(0),
             awaited: Mutex::new(None),
         })
     }
@@ -453,11 +453,11 @@ impl RxRing {
     fn _await(&self, told: Option<Py<PyAny>>) -> PyResult<()> {
         let mut awaited = self.awaited();
         let taken = awaited.as_ref();
-        if told.is_some() && taken.is_some_and(|(process, _)| *process == process::id()) {
+        if told.is_some() && taken.is_some_and(|(process, _)| *process == process_number()) {
             drop(awaited);
             return Err(out_of_context("another task is waiting for this ring"));
         }
-        let before = std::mem::replace(&mut *awaited, told.map(|told| (process::id(), told)));
+        let before = std::mem::replace(&mut *awaited, told.map(|told| (process_number(), told)));
         // Dropping the one before may run Python code.
         drop(awaited);
         drop(before);
@@ -470,7 +470,7 @@ impl RxRing {
         let awaited = self.awaited();
         awaited
             .as_ref()
-            .is_some_and(|(process, _)| *process == process::id())
+            .is_some_and(|(process, _)| *process == process_number())
     }
 
     /// Where the fragments come from.

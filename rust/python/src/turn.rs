@@ -1,24 +1,21 @@
 //! Whose turn it is to receive or send on a ring: one thread's at a time, in each process.
 
-use std::process;
-
 // The core's models run this file too (`models/turns.rs`).
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The right to receive or send; ends when dropped.
 pub(crate) struct Turn<'a> {
-    busy: &'a AtomicU32,
-    process: u32,
+    busy: &'a AtomicU64,
+    process: u64,
 }
 
 impl<'a> Turn<'a> {
-    /// `None` while another thread of this process has it. `busy` is the process whose turn it
+    /// `None` while another thread of this `process` has it. `busy` is the process whose turn it
     /// is: if another one, a fork left its thread behind.
-    pub(crate) fn take(busy: &'a AtomicU32) -> Option<Self> {
-        let process = process::id();
+    pub(crate) fn take(busy: &'a AtomicU64, process: u64) -> Option<Self> {
         let mut now = busy.load(Ordering::Relaxed);
         while now != process {
             // Acquire: partner of the Release in `Turn::drop`.

@@ -9,14 +9,14 @@
 mod report;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 use std::vec::IntoIter;
 
 use pagefrag::net::{self, Source, TxOptions, TxStats};
+use pagefrag::process_number;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -42,13 +42,13 @@ type Waiting = IntoIter<(Held, Option<Source>)>;
 struct Core {
     ring: net::TxRing<Arc<OwnedFd>, Held>,
     /// Who queued what is queued.
-    process: u32,
+    process: u64,
 }
 
 impl Core {
     /// In a forked child: takes out what the parent has queued, which the parent sends.
     fn disown(&mut self) -> Vec<Held> {
-        let process = process::id();
+        let process = process_number();
         if process == self.process {
             return Vec::new();
         }
@@ -119,7 +119,7 @@ struct Seen {
 enum Place {
     Here(Box<Core>),
     /// In a call of this process, for system calls that do not wait.
-    Out(u32),
+    Out(u64),
     Closed,
 }
 
@@ -137,7 +137,7 @@ impl State {
     fn is_closed(&self) -> bool {
         match self.place {
             Place::Here(_) => self.closing,
-            Place::Out(process) => self.closing || process != process::id(),
+            Place::Out(process) => self.closing || process != process_number(),
             Place::Closed => true,
         }
     }
@@ -205,7 +205,7 @@ pub(crate) struct TxRing {
     /// Locked only while attached; no Python code runs under it.
     state: Mutex<State>,
     /// The process of the thread that is in `send` or `flush`; 0: none is.
-    busy: AtomicU32,
+    busy: AtomicU64,
 }
 
 impl TxRing {
@@ -214,7 +214,8 @@ impl TxRing {
     }
 
     fn turn(&self) -> PyResult<Turn<'_>> {
-        Turn::take(&self.busy).ok_or_else(|| out_of_context("another call is sending on this ring"))
+        Turn::take(&self.busy, process_number())
+            .ok_or_else(|| out_of_context("another call is sending on this ring"))
     }
 
     fn check_open(&self, py: Python<'_>) -> PyResult<()> {
@@ -235,7 +236,7 @@ impl TxRing {
             return Err(closed());
         }
         state.seen();
-        let place = std::mem::replace(&mut state.place, Place::Out(process::id()));
+        let place = std::mem::replace(&mut state.place, Place::Out(process_number()));
         let Place::Here(core) = place else {
             state.place = place;
             drop(state);
@@ -310,7 +311,7 @@ impl TxRing {
         let mut state = self.state();
         match std::mem::replace(&mut state.place, Place::Closed) {
             Place::Here(core) => Found::Core(core),
-            Place::Out(whose) if whose == process::id() => {
+            Place::Out(whose) if whose == process_number() => {
                 state.place = Place::Out(whose);
                 state.closing = true;
                 Found::Busy
@@ -362,7 +363,7 @@ impl TxRing {
         let ring = ring.map_err(|error| from_io(&error))?;
         let core = Core {
             ring,
-            process: process::id(),
+            process: process_number(),
         };
         Ok(Self {
             sock: sock.unbind(),
@@ -373,7 +374,7 @@ impl TxRing {
                 place: Place::Here(Box::new(core)),
                 closing: false,
             }),
-            busy: AtomicU32::new(0),
+            busy: AtomicU64::new(0),
         })
     }
 

@@ -25,9 +25,16 @@ static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// What `WORD` points to where there is no such word.
 static NO_WORD: AtomicU64 = AtomicU64::new(0);
 
-/// The number of the calling process, which none has that it was forked from. A load or two; without
-/// a word that forks wipe a system call.
-pub(crate) fn number() -> u64 {
+/// A number of the calling process, never 0, which none has that it was forked from: by it a process
+/// knows what is its own in the memory that a fork has copied, as it does not by the system's
+/// number, which is given away again. Two loads; before Linux 4.14 a system call.
+///
+/// # Examples
+/// ```
+/// let mine = pagefrag::process_number();
+/// assert_eq!(pagefrag::process_number(), mine);
+/// ```
+pub fn process_number() -> u64 {
     word().map_or_else(|| told_apart(process::id(), forks()), number_in)
 }
 
@@ -102,7 +109,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "miri does not fork")]
     fn a_child_has_another_number_however_it_was_forked() {
         for fork in [Fork::Library, Fork::Kernel] {
-            assert!(differs(fork, number), "{fork:?}");
+            assert!(differs(fork, process_number), "{fork:?}");
         }
     }
 

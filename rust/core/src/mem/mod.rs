@@ -9,9 +9,8 @@ mod depot;
 mod frag;
 mod header;
 mod here;
-// Only `net` needs it.
 #[cfg(not(loom))]
-pub(crate) mod lineage;
+mod lineage;
 mod lines;
 mod local;
 pub(crate) mod os;
@@ -25,6 +24,8 @@ mod shelf;
 pub use batch::drop_many;
 pub use cache::{Granule, PageFragCache, Reservation};
 pub use frag::{Frag, FragMut};
+#[cfg(not(loom))]
+pub use lineage::process_number;
 pub use local::{LocalCache, WeakLocalCache, thread_exit};
 pub use pool::{HugePages, PagePool, PoolBuilder, os_page_size};
 pub use raw::RawFrag;

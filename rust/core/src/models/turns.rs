@@ -1,28 +1,28 @@
 //! Threads that receive or send on one ring: one at a time, and the next sees what the last did.
 
 use loom::sync::Arc;
-use loom::sync::atomic::AtomicU32;
+use loom::sync::atomic::AtomicU64;
 use loom::thread;
 
 use super::turn::Turn;
 use super::{Payload, model};
 
 struct Ring {
-    busy: AtomicU32,
+    busy: AtomicU64,
     core: Payload,
 }
 
 impl Ring {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            busy: AtomicU32::new(0),
+            busy: AtomicU64::new(0),
             core: Payload::new(),
         })
     }
 
     /// Receives, if nobody else does.
     fn receive(&self) -> bool {
-        let turn = Turn::take(&self.busy);
+        let turn = Turn::take(&self.busy, 1);
         if turn.is_some() {
             self.core.write();
         }

@@ -26,7 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use libc::c_int;
 
 use super::{Kind, get_option, option, set_option};
-use crate::mem::lineage;
+use crate::mem::process_number;
 use crate::process::PerProcess;
 
 /// An option of a socket that rings of this process have asked for.
@@ -64,7 +64,7 @@ static ASKED: PerProcess<Mutex<List>> = PerProcess::new();
 
 /// The list of this process.
 fn asked() -> MutexGuard<'static, List> {
-    let list = ASKED.of(lineage::number());
+    let list = ASKED.of(process_number());
     list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -126,7 +126,7 @@ impl Needs {
     ) -> io::Result<bool> {
         let mut asked = asked();
         let key = Key {
-            process: lineage::number(),
+            process: process_number(),
             cookie: cookie(fd).unwrap_or_else(|_| {
                 asked.nameless += 1;
                 !asked.nameless
@@ -160,7 +160,7 @@ impl Needs {
     /// is gone needs it no longer.
     pub(crate) fn let_go(&mut self, fd: BorrowedFd<'_>) {
         // Of what a parent process has asked for there is nothing to do.
-        self.0.retain(|key| key.process == lineage::number());
+        self.0.retain(|key| key.process == process_number());
         if self.0.is_empty() {
             return;
         }
