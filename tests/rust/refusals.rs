@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -18,6 +18,11 @@ use pagefrag_tests::system;
 static GIVES_NONE: AtomicBool = AtomicBool::new(false);
 /// Does it take none back, and no advice?
 static REFUSES: AtomicBool = AtomicBool::new(false);
+/// Does it cut nothing off a region?
+static KEEPS_ENDS: AtomicBool = AtomicBool::new(false);
+/// The mapping of the region that it gave last: where it began, and how much of it is left.
+static LAST: AtomicUsize = AtomicUsize::new(0);
+static LEFT: AtomicUsize = AtomicUsize::new(0);
 
 /// As the C library's, which it hides from this program.
 ///
@@ -36,7 +41,12 @@ unsafe extern "C" fn mmap(
         return libc::MAP_FAILED;
     }
     // SAFETY: the caller's own arguments.
-    unsafe { system::map(address, len, protection, flags, file, offset) }
+    let made = unsafe { system::map(address, len, protection, flags, file, offset) };
+    if len > REGION && made != libc::MAP_FAILED {
+        LAST.store(made.addr(), Ordering::SeqCst);
+        LEFT.store(len, Ordering::SeqCst);
+    }
+    made
 }
 
 /// As the C library's, which it hides from this program.
@@ -45,8 +55,13 @@ unsafe extern "C" fn mmap(
 /// As `munmap(2)`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn munmap(address: *mut c_void, len: usize) -> i32 {
-    if len > REGION && REFUSES.load(Ordering::SeqCst) {
+    let refused = if len > REGION { &REFUSES } else { &KEEPS_ENDS };
+    if refused.load(Ordering::SeqCst) {
         return -1;
+    }
+    // A region, its header, and what it is aligned by.
+    if address.addr().wrapping_sub(LAST.load(Ordering::SeqCst)) < 3 * REGION {
+        LEFT.fetch_sub(len, Ordering::SeqCst);
     }
     // SAFETY: the caller's own arguments.
     unsafe { system::unmap(address, len) }
@@ -171,6 +186,25 @@ fn what_a_pool_that_ends_cannot_give_back_stays_in_the_books() {
     drop(pool);
     REFUSES.store(false, Ordering::SeqCst);
     assert_eq!(NOTED.swap(0, Ordering::SeqCst), 1);
+}
+
+#[test]
+fn what_could_not_be_cut_off_a_region_goes_with_it() {
+    let _turn = turn();
+    let pool = PagePool::builder().build().unwrap();
+    KEEPS_ENDS.store(true, Ordering::SeqCst);
+    drop(PageFragCache::new(&pool).alloc(1500).unwrap());
+    KEEPS_ENDS.store(false, Ordering::SeqCst);
+    assert!(
+        LEFT.load(Ordering::SeqCst) > 2 * REGION,
+        "nothing was cut off"
+    );
+    assert_eq!(pool.trim(), 1);
+    assert_eq!(
+        LEFT.load(Ordering::SeqCst),
+        0,
+        "bytes of addresses are lost"
+    );
 }
 
 #[test]

@@ -51,20 +51,18 @@ mod door {
         // SAFETY: `below` bytes further is still within it.
         let base = unsafe { first.add(below) };
         let tail = len - head - below - above;
+        let mut mapping = Mapping { start, len, base };
         // The ends are given back. Should the OS refuse (it may be out of map
-        // entries), they stay: addresses, never memory.
-        if head != 0 {
-            unmap_range(start, head);
+        // entries), they go with the mapping: addresses until then, never memory.
+        if head == 0 || unmap_range(start, head) {
+            mapping.start = first;
+            mapping.len -= head;
         }
-        if tail != 0 {
-            // SAFETY: the tail begins where the region ends, in the mapping.
-            unmap_range(unsafe { base.add(above) }, tail);
+        // SAFETY: the tail begins where the region ends, in the mapping.
+        if tail == 0 || unmap_range(unsafe { base.add(above) }, tail) {
+            mapping.len -= tail;
         }
-        Some(Mapping {
-            start: first,
-            len: below + above,
-            base,
-        })
+        Some(mapping)
     }
 
     fn unmap_range(start: NonNull<u8>, len: usize) -> bool {
