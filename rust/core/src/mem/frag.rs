@@ -209,6 +209,7 @@ macro_rules! common {
     ($name:ident) => {
         impl $name {
             /// The handle itself, for those who look at it only.
+            #[cfg(not(loom))] // only `net` needs it
             pub(crate) fn raw(&self) -> &RawFrag {
                 &self.0
             }
