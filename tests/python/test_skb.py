@@ -213,7 +213,10 @@ def test_linearize_without_a_cache_over_the_pool_takes_the_default_one() -> None
 def test_linearize_waits_for_views() -> None:
     skb = skb_with(b"head", 100)
     skb.add_frag(frag_with(b"x" * 5000))
-    view = memoryview(skb)
+    view, other = memoryview(skb), memoryview(skb)
+    with pytest.raises(BufferError, match=r"2 views of this skb still exist$"):
+        skb.linearize()
+    other.release()
     with pytest.raises(BufferError, match=r"1 view of this skb still exists$"):
         skb.linearize()
     assert view == b"head"

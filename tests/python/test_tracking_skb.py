@@ -139,6 +139,18 @@ def test_a_clone_and_what_takes_a_packet_in_hold_it(pool: PagePool) -> None:
     assert (pool.tracked(), first.tobytes()) == ([], b"one" + b"2" * 2000)
 
 
+def test_a_packet_is_known_in_memory_that_smaller_ones_had_before(pool: PagePool) -> None:
+    cache = PageFragCache(pool)
+    for frag in cache.alloc_many(pool.page_size // 64 - 100, 64):
+        frag.release()
+    cache.drain()
+    skb = NetdevCache(pool).alloc_skb(1000)
+    skb.put(b"packet").release()
+    second = skb.clone()
+    assert [how for _, how in hows(pool)] == ["view", "clone"]
+    assert second.tobytes() == b"packet"
+
+
 def test_who_looks_at_a_packet_is_told_with_the_views(pool: PagePool) -> None:
     skb = NetdevCache(pool).alloc_skb(100)
     skb.put(b"packet").release()

@@ -11,18 +11,16 @@ use crate::cache::PageFragCache;
 use crate::error::from_core;
 use crate::{siblings, thread_end};
 
-/// The largest page there is: for copies of fragments that are longer than a default page.
-const LARGEST_PAGE: usize = 1 << 20;
-
 static DEFAULT: LazyLock<LocalCache> =
     LazyLock::new(|| LocalCache::new(PagePool::global(), Granule::Line));
 
+/// For copies of fragments that are longer than a default page.
 fn largest() -> Result<&'static LocalCache, Error> {
     static LARGEST: std::sync::OnceLock<LocalCache> = std::sync::OnceLock::new();
     if let Some(cache) = LARGEST.get() {
         return Ok(cache);
     }
-    let pool = PagePool::new(LARGEST_PAGE)?;
+    let pool = PagePool::new(pagefrag::MAX_PAGE)?;
     Ok(LARGEST.get_or_init(|| LocalCache::new(&pool, Granule::Line)))
 }
 

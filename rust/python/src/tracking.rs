@@ -117,11 +117,12 @@ struct Record {
     memory: Range<usize>,
     born: Instant,
     stack: Stack,
-    /// Locked only while attached; nothing is dropped or called under it.
+    /// Locked only while attached, alone or behind `RECORDS`; nothing is dropped or called under it.
     holders: Mutex<Holders>,
 }
 
-/// The records by the address of their first byte. Locked as `Record::holders`.
+/// The records by the address of their first byte. Locked only while attached; nothing is dropped or
+/// called under it.
 static RECORDS: Mutex<BTreeMap<usize, Arc<Record>>> = Mutex::new(BTreeMap::new());
 
 /// Records at which those that are over are looked for: twice as many as were left the last time.
@@ -260,16 +261,18 @@ pub(crate) fn born_as(
     });
 }
 
-/// The record of the memory at `place`, if `holder` is known to hold it.
+/// The record of the memory at `place`, if `holder` is known to hold it. Those of its earlier lives,
+/// which may begin nearer, know other holders.
 fn known(place: usize, holder: &Py<PyWeakrefReference>) -> Option<Arc<Record>> {
     let records = records();
-    let (first, record) = records.range(..=place).next_back()?;
+    let near = records.range(place.saturating_sub(pagefrag::MAX_PAGE)..=place);
+    let mut there = near.rev().map(|(_, record)| record);
     // No bytes at all are one place, too.
-    let is_in = place == *first || record.memory.contains(&place);
-    let record = is_in.then(|| Arc::clone(record))?;
-    drop(records);
-    let holds = record.holders().has(holder);
-    holds.then_some(record)
+    let is_it = |record: &&Arc<Record>| {
+        let is_in = place == record.memory.start || record.memory.contains(&place);
+        is_in && record.holders().has(holder)
+    };
+    there.find(is_it).map(Arc::clone)
 }
 
 /// Notes that `this`, which has weak references, was looked at for longer than a moment.
