@@ -200,14 +200,17 @@ def test_linearize_takes_no_other_pool_s_memory() -> None:
     assert pool.audit().live_bytes == 0
 
 
-def test_linearize_without_a_cache_over_the_pool_takes_the_default_one() -> None:
-    netdev = NetdevCache(PagePool())
+def test_linearize_without_a_cache_over_the_pool_stays_in_it() -> None:
+    netdev = NetdevCache(PagePool(128 * 1024, max_bytes=2 << 20))
     skb = netdev.alloc_skb(100)
-    skb.add_frag(netdev.alloc_frag(5000))
+    skb.add_frag(netdev.alloc_frag(50_000))
     before = pagefrag.default_pool().stats().live_bytes
     skb.linearize()
-    assert netdev.pool.stats().live_bytes == 0
-    assert pagefrag.default_pool().stats().live_bytes == before + skb.truesize - 256
+    assert (skb.data_len, netdev.pool.stats().live_bytes) == (0, skb.truesize - 256)
+    assert pagefrag.default_pool().stats().live_bytes == before
+    skb.release()
+    netdev.drain()
+    assert netdev.pool.audit().pages_in_use == 0
 
 
 def test_linearize_waits_for_views() -> None:

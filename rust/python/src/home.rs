@@ -66,11 +66,17 @@ pub(crate) fn alloc(
     found.map_err(from_core)
 }
 
-/// `size` bytes from the newest cache over `pool`, or from the default one if none is left. Runs no
-/// Python code.
-pub(crate) fn alloc_beside(pool: &PagePool, size: usize) -> Result<FragMut, Error> {
-    match siblings::over(pool) {
-        Some(cache) => cache.alloc(size),
-        None => DEFAULT.alloc(size),
+/// `size` bytes of this pool: from the newest cache over it, or from one for this once. Runs no Python
+/// code.
+pub(crate) fn alloc_of(pool: &PagePool, size: usize) -> Result<FragMut, Error> {
+    if pool.same_as(PagePool::global()) {
+        return DEFAULT.alloc(size);
     }
+    if let Some(cache) = siblings::over(pool) {
+        return cache.alloc(size);
+    }
+    let cache = LocalCache::new(pool, Granule::Line);
+    let found = cache.alloc(size);
+    cache.drain();
+    found
 }

@@ -393,9 +393,8 @@ impl SkBuff {
 
     /// Copies all data into one linear part, its own.
     ///
-    /// If that takes a new head, it comes from where a `copy()` of a fragment comes from: the newest
-    /// cache over the packet's own pool, or the default pool if none is left. `PoolExhausted`, and
-    /// `ValueError` when everything does not fit one page, change nothing.
+    /// If that takes a new head, it comes from the packet's own pool. `PoolExhausted`, and `ValueError`
+    /// when everything does not fit one page, change nothing.
     ///
     /// >>> skb = netdev_alloc_skb(100)
     /// >>> skb.add_frag(netdev_alloc_frag(1000))
@@ -406,7 +405,7 @@ impl SkBuff {
         crate::thread_end::watch(py)?;
         self.try_moving(|core| {
             let pool = core.pool();
-            core.linearize_with(|size| home::alloc_beside(&pool, size))
+            core.linearize_with(|size| home::alloc_of(&pool, size))
         })
     }
 
