@@ -258,7 +258,7 @@ ASAN_MODULE := $(TARGET)/asan-python
 ASAN_LIBRARY = $(realpath $(shell command -v gcc >/dev/null && gcc -print-file-name=libasan.so))
 ASAN_PYTHON = env LD_PRELOAD=$(ASAN_LIBRARY) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	PYTHONMALLOC=malloc PYTHONPATH=$(abspath $(ASAN_MODULE)/package) $(BIN)/python
-ASAN_SUBJECTS := fragment shared cache reservation skb batch ring landed lifecycle numpy arrow pickle traces
+ASAN_SUBJECTS := fragment shared cache reservation skb batch ring ring_forks landed lifecycle numpy arrow pickle traces
 .PHONY: sanitize-python
 sanitize-python: $(MARKS)/module ## its half in Python: a view that outlives its fragment dies
 ifneq ($(ASAN_LIBRARY),)
