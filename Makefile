@@ -60,11 +60,12 @@ test: lint $(MARKS)/module ## all tests and lints
 	$(MAKE) --jobs=2 --output-sync=target test-rs test-py loom-quick
 	$(MAKE) test-traces
 
+# rustdoc looks for make's other jobs, which cargo hides from it, and warns when it is told of any.
 .PHONY: test-rs
 test-rs: $(MARKS)/venv ## Rust: debug, release, documentation
 	$(CARGO) test --locked $(TEST_CRATES) $(FEATURES) --lib --tests
 	$(QUICK_LINK) $(CARGO) test --locked $(TEST_CRATES) $(FEATURES) --lib --tests --release
-	$(CARGO) test --locked $(TEST_CRATES) $(FEATURES) --doc
+	MAKEFLAGS= $(CARGO) test --locked $(TEST_CRATES) $(FEATURES) --doc
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps -p pagefrag $(FEATURES)
 
 .PHONY: test-py
