@@ -103,7 +103,7 @@ tx.send([gone])
 """,
     "objects": """
 c.alloc(100); t.alloc(100); t.alloc_many(3, -1); b[0]
-lost(b); f[1:5]; skb.frags; b.__arrow_c_array__(); b.__arrow_c_schema__(); t.prepare(9).commit(5)
+kept(b); f[1:5]; skb.frags; b.__arrow_c_array__(); b.__arrow_c_schema__(); t.prepare(9).commit(5)
 """,
     "lists": """
 c.alloc_many(3, 100); t.alloc_many(3, 100)
@@ -123,8 +123,8 @@ import socket, sys
 import _testcapi
 import pagefrag as p
 
-def lost(batch):
-    # One packet has no memory for its object, and the batch goes on without it.
+def kept(batch):
+    # One packet has no memory for its object, and the batch goes on with its bytes.
     try:
         batch[0]
     except MemoryError:
@@ -268,6 +268,57 @@ assert skb.tobytes() == b"data"
 print("lived")
 """
 
+SHARED = """
+import copy, socket
+import _testcapi
+import pagefrag
+
+cache = pagefrag.PageFragCache(pagefrag.PagePool(huge_pages="never"), granule=1)
+objects = cache.alloc_many(600, 64)  # those that are dead are used again: have none
+places = [None] * 5
+
+def refused(nth_act, act):
+    # Calls it with memory for ever more objects, until there is enough.
+    nth = 0
+    while True:
+        try:
+            _testcapi.set_nomemory(nth, 0)
+            try:
+                places[nth_act] = act()
+            finally:
+                _testcapi.remove_mem_hooks()
+            return nth
+        except MemoryError:
+            nth += 1
+            yield
+
+acts = (lambda: frag[1:5], lambda: frag.toreadonly(), lambda: copy.copy(frag))
+for nth_act, act in enumerate(acts):
+    frag = cache.alloc(1000)
+    places.append(frag)
+    for _ in refused(nth_act, act):
+        # Only of a fragment that was never shared.
+        pagefrag.build_skb(frag)
+        frag = cache.alloc(1000)
+        places.append(frag)
+        print("fragment")
+
+skb = pagefrag.build_skb(cache.alloc(1000))
+for _ in refused(3, skb.clone):
+    skb.put(1).release()
+    print("packet")
+
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("127.0.0.1", 0))
+for number in range(3):
+    sock.sendto(bytes([number]) * 500, sock.getsockname())
+batch = pagefrag.RxRing(sock).recv(3)
+places += cache.alloc_many(600, 64)
+for _ in refused(4, lambda: batch[1]):
+    print("batch")
+assert [frag.tobytes() for frag in batch] == [bytes([number]) * 500 for number in range(3)]
+"""
+
 FIRST = """
 import sys, threading, time
 import _testcapi
@@ -329,6 +380,16 @@ def test_a_commit_without_memory_for_its_fragment_leaves_the_room_as_it_is() -> 
 def test_a_packet_without_memory_for_its_object_leaves_the_fragment_as_it_is() -> None:
     done = run(BUILD)
     assert (done.returncode, done.stdout) == (0, "lived\n"), done.stderr[-3000:]
+
+
+@needs_testcapi
+def test_what_is_shared_without_memory_for_the_object_is_as_it_was() -> None:
+    done = run(SHARED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    refused = {kind: done.stdout.count(kind) for kind in ("fragment", "packet", "batch")}
+    assert refused["fragment"] >= 3, "an object was made without memory"
+    assert refused["packet"]
+    assert refused["batch"]
 
 
 @needs_testcapi

@@ -140,6 +140,17 @@ def test_there_are_seventeen_frags_at_most() -> None:
     assert pagefrag.default_pool().stats().live_bytes == before
     assert len(skb.frags) == 17
     assert skb.data_len == 170
+
+
+def test_a_fragment_for_which_there_is_no_slot_is_as_it_was() -> None:
+    # At granule 1 the count is the page's: what was shared once never is its own again.
+    cache = PageFragCache(granule=1)
+    skb, frag = netdev_alloc_skb(100), cache.alloc(1000)
+    for _ in range(17):
+        skb.add_frag(frag_with(b"x"))
+    with pytest.raises(ValueError, match="no free fragment slot"):
+        skb.add_frag(frag)
+    assert build_skb(frag).tailroom == 1000 - 320
     with pytest.raises(TypeError, match="expected a Fragment"):
         skb.add_frag(b"bytes")
 

@@ -171,6 +171,8 @@ fn seventeen_fragments_fit_and_the_next_comes_back() {
         assert_eq!(skb.truesize(), base + 128 * count, "two lines each");
     }
     let before = picture(&skb);
+    let unasked = skb.add_frag_with(|| unreachable!("there is no slot for it"));
+    assert_eq!(unasked, Err(Error::TooManyFrags));
     let (error, frag) = skb.add_frag(frag_with(&netdev, b"late")).unwrap_err();
     assert_eq!((error, &frag[..]), (Error::TooManyFrags, &b"late"[..]));
     assert_eq!(picture(&skb), before);

@@ -185,12 +185,11 @@ impl Batch {
                 .into_iter()
                 .flat_map(Places::into_each)
                 .filter_map(|place| match place {
-                    Place::Raw(memory) => Some(memory),
+                    Place::Raw(memory) => memory,
                     Place::Made(object) => {
                         made.push(object);
                         None
                     }
-                    Place::Lost => None,
                 }),
         );
     }

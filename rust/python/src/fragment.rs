@@ -20,7 +20,7 @@ use crate::error::{forget, from_gate, kind, value};
 use crate::gate::Inside;
 use crate::made::{self, number, text};
 use crate::memory::Memory;
-use crate::object::{This, make};
+use crate::object::{This, make, make_with};
 use crate::{args, home, object, pickle, siblings, tracking};
 
 type Answer<'py> = PyResult<Bound<'py, PyAny>>;
@@ -249,9 +249,12 @@ pub(crate) fn subscript<'py>(this: This<'_, 'py>, key: &Bound<'py, PyAny>) -> An
     };
     let inside = enter(this)?;
     let (start, len) = span(key, inside.len())?;
-    let mut part = inside.share();
-    part.narrow(start, len);
-    let made = make(this.py(), part, this.body.readonly)?;
+    let part = || {
+        let mut part = inside.share();
+        part.narrow(start, len);
+        part
+    };
+    let made = make_with(this.py(), part, this.body.readonly)?;
     Ok(followed(this, &inside, made, "slice"))
 }
 
@@ -354,7 +357,7 @@ pub(crate) fn trim<'py>(this: This<'_, 'py>, keep: &Bound<'py, PyAny>) -> Answer
 
 pub(crate) fn toreadonly<'py>(this: This<'_, 'py>) -> Answer<'py> {
     let inside = enter(this)?;
-    let made = make(this.py(), inside.share(), true)?;
+    let made = make_with(this.py(), || inside.share(), true)?;
     Ok(followed(this, &inside, made, "toreadonly"))
 }
 
@@ -409,7 +412,7 @@ pub(crate) fn reduce<'py>(this: This<'_, 'py>, protocol: &Bound<'py, PyAny>) -> 
 /// `copy.copy`: another fragment of the same memory.
 pub(crate) fn shallow<'py>(this: This<'_, 'py>) -> Answer<'py> {
     let inside = enter(this)?;
-    let made = make(this.py(), inside.share(), this.body.readonly)?;
+    let made = make_with(this.py(), || inside.share(), this.body.readonly)?;
     Ok(followed(this, &inside, made, "copy"))
 }
 

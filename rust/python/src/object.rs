@@ -196,16 +196,26 @@ pub(crate) unsafe fn make_raw(memory: impl Into<Memory>, readonly: bool) -> *mut
     }
 }
 
-/// A new `Fragment`; `None` with `MemoryError` set. Runs no Python code.
-pub(crate) fn try_make(
+/// A new `Fragment`, whose memory is asked for only when there is an object for it; `None` with
+/// `MemoryError` set. Runs no Python code but what `memory` runs.
+pub(crate) fn try_make_with(
     py: Python<'_>,
-    memory: impl Into<Memory>,
+    memory: impl FnOnce() -> Memory,
     readonly: bool,
 ) -> Option<Bound<'_, PyAny>> {
-    // SAFETY: `py` says that we are attached.
-    let object = unsafe { make_raw(memory, readonly) };
-    // SAFETY: a new reference, or null.
-    unsafe { Bound::from_owned_ptr_or_opt(py, object) }
+    // SAFETY: `py` says that we are attached; filled at once.
+    let object = unsafe { blank() }?.fill(memory(), readonly);
+    // SAFETY: a new reference.
+    Some(unsafe { Bound::from_owned_ptr(py, object) })
+}
+
+/// The same with the exception.
+pub(crate) fn make_with(
+    py: Python<'_>,
+    memory: impl FnOnce() -> Memory,
+    readonly: bool,
+) -> PyResult<Bound<'_, PyAny>> {
+    try_make_with(py, memory, readonly).ok_or_else(|| PyErr::fetch(py))
 }
 
 /// A new `Fragment`.
@@ -214,7 +224,7 @@ pub(crate) fn make(
     memory: impl Into<Memory>,
     readonly: bool,
 ) -> PyResult<Bound<'_, PyAny>> {
-    try_make(py, memory, readonly).ok_or_else(|| PyErr::fetch(py))
+    make_with(py, || memory.into(), readonly)
 }
 
 /// Whether there may be weak references.

@@ -1,6 +1,6 @@
 //! Where a packet's bytes are: with the batch, or in the `Fragment` that was made of it.
 
-use std::mem::{replace, take};
+use std::mem::take;
 
 use pagefrag::net::{RxFacts, RxFrags};
 use pagefrag::{FragMut, LocalCache};
@@ -13,12 +13,11 @@ use crate::object::{self, This};
 
 /// Where a packet's bytes are.
 pub(crate) enum Place {
-    /// Nobody has asked for it yet.
-    Raw(Memory),
+    /// Nobody has asked for it yet. `None` on its way into a `Fragment`, which nobody sees: a lock
+    /// is held for that long.
+    Raw(Option<Memory>),
     /// Everybody who asks gets this `Fragment`.
     Made(Py<PyAny>),
-    /// There was no memory for the object, and the bytes went with it.
-    Lost,
 }
 
 impl Place {
@@ -28,17 +27,14 @@ impl Place {
         py: Python<'py>,
         readonly: bool,
     ) -> Result<Bound<'py, PyAny>, Refused> {
-        if let Self::Made(made) = self {
-            return Ok(made.bind(py).clone());
-        }
-        match replace(self, Self::Lost) {
-            Self::Raw(memory) => {
-                let made = object::try_make(py, memory, readonly).ok_or(Refused::Raised)?;
-                *self = Self::Made(made.clone().unbind());
-                Ok(made)
-            }
-            _ => Err(Refused::Fragment(Refusal::Shut)),
-        }
+        let memory = match self {
+            Self::Raw(memory) => memory,
+            Self::Made(made) => return Ok(made.bind(py).clone()),
+        };
+        let bytes = || memory.take().expect("it is asked for once, and then made");
+        let made = object::try_make_with(py, bytes, readonly).ok_or(Refused::Raised)?;
+        *self = Self::Made(made.clone().unbind());
+        Ok(made)
     }
 
     /// Has nobody asked for it yet?
@@ -49,7 +45,10 @@ impl Place {
     /// The memory for another holder; not of a fragment that was released.
     fn share(&self, py: Python<'_>) -> Result<Memory, Refused> {
         match self {
-            Self::Raw(memory) => Ok(memory.share()),
+            Self::Raw(memory) => memory
+                .as_ref()
+                .map(Memory::share)
+                .ok_or(Refused::Fragment(Refusal::Shut)),
             Self::Made(made) => {
                 let refusal = match This::cast(made.bind(py)) {
                     Ok(this) => match this.body.gate.enter() {
@@ -60,19 +59,17 @@ impl Place {
                 };
                 Err(Refused::Fragment(refusal))
             }
-            Self::Lost => Err(Refused::Fragment(Refusal::Shut)),
         }
     }
 
     /// Bytes of memory that the packet has.
     fn footprint(&self, py: Python<'_>) -> usize {
         match self {
-            Self::Raw(memory) => memory.footprint(),
+            Self::Raw(memory) => memory.as_ref().map_or(0, Memory::footprint),
             Self::Made(made) => This::cast(made.bind(py))
                 .ok()
                 .and_then(|this| this.body.gate.enter().ok())
                 .map_or(0, |inside| inside.footprint()),
-            Self::Lost => 0,
         }
     }
 }
@@ -106,7 +103,7 @@ impl Places {
     /// Memory that others hold too.
     pub(crate) fn shared(memory: impl Iterator<Item = Memory>) -> Self {
         Self {
-            each: Each::Opened(memory.map(Place::Raw).collect()),
+            each: Each::Opened(memory.map(|memory| Place::Raw(Some(memory))).collect()),
             frozen: true,
         }
     }
@@ -125,7 +122,7 @@ impl Places {
             frags.iter().map(spot).collect()
         });
         let places = frags.into_iter().map(FragMut::into_raw);
-        self.each = Each::Opened(places.map(|raw| Place::Raw(raw.into())).collect());
+        self.each = Each::Opened(places.map(|raw| Place::Raw(Some(raw.into()))).collect());
         moved
     }
 

@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyMemoryView, PyTuple};
 
 use crate::buffer::{Lent, lend, lends};
-use crate::error::{from_core, released, value};
+use crate::error::{released, value};
 use crate::locked::{Known, Locked, Refused};
 use crate::made::{self, Number, Text};
 use crate::object::This;
@@ -332,15 +332,12 @@ impl SkBuff {
     fn add_frag(slf: &Bound<'_, Self>, fragment: &Bound<'_, PyAny>) -> PyResult<()> {
         let this = This::cast(fragment)?;
         let inside = fragment::enter(this)?;
-        let shared = fragment::page_frag(&inside)?.share();
+        let original = fragment::page_frag(&inside)?;
+        // SAFETY: nobody writes through a `Frag`, and sharers may read.
+        let shared = || unsafe { Frag::from_raw(original.share()) };
+        slf.get().try_with(|core| core.add_frag_with(shared))?;
         let place = inside.as_ptr().addr();
         drop(inside);
-        // SAFETY: nobody writes through a `Frag`, and sharers may read.
-        let shared = unsafe { Frag::from_raw(shared) };
-        // The lock is released before a refused fragment is dropped.
-        slf.get()
-            .with(|core| core.add_frag(shared))?
-            .map_err(|(error, _)| from_core(error))?;
         if this.has_weak() {
             Self::shares(slf, fragment, &[place], "add_frag");
         }
@@ -380,11 +377,13 @@ impl SkBuff {
     /// b'hello'
     fn clone<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         let this = slf.get();
-        let second = this.core.with(|core| {
+        // First, as there may be no memory for it: then nothing has been shared.
+        let second = Bound::new(slf.py(), Self::empty())?;
+        let shared = this.core.with(|core| {
             this.writable.over(core).map_err(Refused::Viewed)?;
-            Ok(Self::new(core.clone_skb()))
+            Ok(core.clone_skb())
         })?;
-        let second = Bound::new(slf.py(), second)?;
+        second.get().give(shared);
         if this.is_tracked() {
             Self::shares(&second, slf.as_any(), &this.places(), "clone");
         }

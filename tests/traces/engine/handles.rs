@@ -208,17 +208,14 @@ impl World {
 
     fn add_frag(&mut self, at: usize, arg: usize) -> Told {
         let from = arg % self.handles.len();
-        let (Held::Frag { raw, .. }, Held::Skb(_)) =
-            (&self.handles[from].held, &self.handles[at].held)
-        else {
+        let Ok([to, from]) = self.handles.get_disjoint_mut([at, from]) else {
+            return Ok(Said::Nothing); // one handle is not both
+        };
+        let (Held::Skb(skb), Held::Frag { raw, .. }) = (&mut to.held, &from.held) else {
             return Ok(Said::Nothing);
         };
         // SAFETY: threads take turns; nobody writes while somebody reads.
-        let shared = unsafe { Frag::from_raw(raw.share()) };
-        let Held::Skb(skb) = &mut self.handles[at].held else {
-            unreachable!("looked at before");
-        };
-        skb.add_frag(shared).map_err(|(error, _)| error)?;
+        skb.add_frag_with(|| unsafe { Frag::from_raw(raw.share()) })?;
         Ok(self.facts(at))
     }
 

@@ -348,13 +348,38 @@ impl SkBuff {
     /// # Ok::<(), pagefrag::Error>(())
     /// ```
     pub fn add_frag(&mut self, frag: Frag) -> Result<(), (Error, Frag)> {
-        if self.nr_frags() == MAX_SKB_FRAGS {
-            return Err((Error::TooManyFrags, frag));
+        match self.free_slot() {
+            Ok(()) => {
+                self.hang(frag);
+                Ok(())
+            }
+            Err(error) => Err((error, frag)),
         }
+    }
+
+    /// [`add_frag`](Self::add_frag) of a fragment that is asked for only when
+    /// there is a slot for it. So a fragment that would be shared for this stays
+    /// as it is when there is none: at granule 1 one that was shared once never
+    /// [is unique](Frag::is_unique) again.
+    ///
+    /// # Errors
+    /// [`Error::TooManyFrags`] at 17.
+    pub fn add_frag_with(&mut self, frag: impl FnOnce() -> Frag) -> Result<(), Error> {
+        self.free_slot().map(|()| self.hang(frag()))
+    }
+
+    fn free_slot(&self) -> Result<(), Error> {
+        if self.nr_frags() < MAX_SKB_FRAGS {
+            Ok(())
+        } else {
+            Err(Error::TooManyFrags)
+        }
+    }
+
+    fn hang(&mut self, frag: Frag) {
         self.shell.open_slots();
         self.shell.nonlinear += frag.len();
         self.shell.frags.push(frag);
-        Ok(())
     }
 
     /// The data as slices for `sendmsg` or `write_vectored`, in order; pieces
