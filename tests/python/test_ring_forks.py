@@ -12,26 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from actors import LONG, started, until
+from actors import LONG, child, started, until
 from machine import needs_gro
 from pagefrag import RxRing
 
 UDP_SEGMENT = 103
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")  # the next process has one more
-
-
-def child(act: Callable[[], object]) -> int:
-    """Fork, run *act* in the child, and return its status; -SIGALRM when it hangs."""
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(5)
-        try:
-            act()
-        except BaseException:  # noqa: BLE001, RUF100 - the child must not return
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
